@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * engine.h - the contract between a machine and what executes its instructions.
+ *
+ * An engine makes a VM, is given guest-physical memory, makes vCPUs and runs one until something happens that the
+ * machine must decide. Everything a device does reaches it through struct engine_callbacks, on the vCPU's own thread,
+ * while engine_ops.vcpu_run is on the stack: an in-process engine pays no exit for it, one that exits calls from its
+ * loop. An engine knows no device; a device knows no engine.
+ *
+ * Threads: vm_* calls come from one thread before any vCPU runs, except where said. vcpu_* calls come from the vCPU's
+ * own thread, except vcpu_kick, which anyone may call at any time. get_state and set_state need the vCPU not running.
+ */
+#ifndef PLURES_ENGINE_ENGINE_H
+#define PLURES_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct engine_vm;   /* the engine's own */
+struct engine_vcpu; /* the engine's own */
+
+/* A segment register as SDM Vol. 3, 3.4.3 describes its hidden part. `attr` holds descriptor bits 40-47 in its bits
+ * 0-7 (type, S, DPL, P) and bits 52-55 in its bits 12-15 (AVL, L, D/B, G), as in the VMX and SVM access-rights fields;
+ * bit 16 set means unusable (null). `limit` is in bytes, already scaled by G. */
+struct engine_segment {
+	uint64_t base;
+	uint32_t limit;
+	uint32_t attr;
+	uint16_t selector;
+};
+
+enum { ENGINE_ES, ENGINE_CS, ENGINE_SS, ENGINE_DS, ENGINE_FS, ENGINE_GS, ENGINE_LDTR, ENGINE_TR, ENGINE_SEGMENTS };
+
+#define ENGINE_XSAVE_SIZE 4096
+
+/* All guest-visible state of one CPU. General registers are in the order of their encoding (rax, rcx, rdx, rbx, rsp,
+ * rbp, rsi, rdi, r8-r15). `xsave` is in the standard (non-compacted) format of SDM Vol. 1, 13.4. */
+struct engine_cpu_state {
+	uint64_t gpr[16];
+	uint64_t rip;
+	uint64_t rflags;
+	struct engine_segment seg[ENGINE_SEGMENTS];
+	struct {
+		uint64_t base;
+		uint16_t limit;
+	} gdtr, idtr;
+	uint64_t cr0, cr2, cr3, cr4, cr8;
+	uint64_t dr[8]; /* 4 and 5 unused */
+	uint64_t xcr0;
+	/* MSRs that the engine carries itself; the machine's own (APIC, MTRR, KVM) are not here. */
+	uint64_t efer, star, lstar, cstar, sfmask, kernel_gs_base;
+	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+	uint64_t pat, tsc_aux;
+	uint64_t tsc; /* the guest's TSC when the state was taken */
+	/* Events in flight. */
+	bool nmi_masked;       /* between an NMI and its IRET */
+	bool nmi_pending;
+	bool interrupt_shadow; /* after STI or MOV SS */
+	bool halted;
+	_Alignas(64) uint8_t xsave[ENGINE_XSAVE_SIZE];
+};
+
+/* Puts *s into the state after INIT or power-up, SDM Vol. 3, table 9-1 (RIP 0xfff0, CS base 0xffff0000). */
+void engine_cpu_state_reset(struct engine_cpu_state *s);
+
+struct engine_cpuid {
+	uint32_t eax, ebx, ecx, edx;
+};
+
+/* Why vcpu_run returned. */
+enum engine_exit {
+	ENGINE_EXIT_KICKED,   /* vcpu_kick with ENGINE_KICK_EXIT */
+	ENGINE_EXIT_HALTED,   /* HLT with nothing to deliver; run again when something may be pending */
+	ENGINE_EXIT_SHUTDOWN, /* triple fault: `reason` says what happened, with RIP and the fault */
+	ENGINE_EXIT_ERROR,    /* the engine can't go on: `reason` says why */
+};
+
+struct engine_run {
+	enum engine_exit exit;
+	char reason[256];
+};
+
+/* What the machine does for a vCPU. `ctx` is what vcpu_create was given. All are called on the vCPU's thread. */
+struct engine_callbacks {
+	/* Port I/O of size 1, 2 or 4. Reads fill *data. Unclaimed ports read as ones. */
+	void (*pio)(void *ctx, uint16_t port, void *data, unsigned size, bool write);
+	/* An access to guest-physical addresses outside the memory regions, 1 to 8 bytes, never crossing 8-byte alignment. */
+	void (*mmio)(void *ctx, uint64_t gpa, void *data, unsigned size, bool write);
+	/* The guest can take an external interrupt now. Returns the vector and acknowledges it, or -1. */
+	int (*interrupt_ack)(void *ctx);
+	/* MSRs that the engine does not carry. Return false for #GP. */
+	bool (*msr_read)(void *ctx, uint32_t index, uint64_t *value);
+	bool (*msr_write)(void *ctx, uint32_t index, uint64_t value);
+	/* CPUID as the machine shows it; the engine patches in what depends on its own state (OSXSAVE, XCR0 sizes). */
+	void (*cpuid)(void *ctx, uint32_t leaf, uint32_t subleaf, struct engine_cpuid *out);
+	/* The task priority: MOV to and from CR8. */
+	uint64_t (*cr8_read)(void *ctx);
+	void (*cr8_write)(void *ctx, uint64_t value);
+};
+
+/* What vcpu_kick asks for; several may be or-ed. */
+enum {
+	ENGINE_KICK_INTERRUPT = 1, /* interrupt_ack may have something */
+	ENGINE_KICK_NMI = 2,       /* inject an NMI */
+	ENGINE_KICK_EXIT = 4,      /* return ENGINE_EXIT_KICKED as soon as possible */
+};
+
+/* What to trace, with vm_create's `trace`; a line each to `trace_file`. */
+enum {
+	ENGINE_TRACE_ASM = 1,    /* each block when it is translated, disassembled */
+	ENGINE_TRACE_INT = 2,    /* each exception and interrupt delivered, with registers */
+	ENGINE_TRACE_EXEC = 4,   /* each block entered (slow: blocks are not linked) */
+};
+
+struct engine_config {
+	unsigned vcpus;
+	unsigned trace;
+	void *trace_file; /* a FILE *, used under its own lock */
+	const char *options; /* the engine's own, "no-links,no-cache,...", or NULL */
+};
+
+/* Memory flags. */
+enum { ENGINE_MEM_READONLY = 1 };
+
+struct engine_ops {
+	const char *name;
+	const char *summary; /* one line for `plures info` and --help */
+	bool in_kernel_lapic;
+
+	/* Whether it works here: 0 and a line about how in `text`, or -errno and why not. */
+	int (*probe)(char *text, size_t size);
+
+	/* The CPUID that the engine can carry, from the host's: clears what it can't. Called for each leaf. */
+	void (*cpuid_filter)(uint32_t leaf, uint32_t subleaf, struct engine_cpuid *regs);
+
+	int (*vm_create)(struct engine_vm **vm, const struct engine_config *config, struct error *err);
+	void (*vm_destroy)(struct engine_vm *vm);
+	/* Maps size bytes (page aligned) at hva to gpa. hva stays valid until vm_destroy. */
+	int (*vm_map)(struct engine_vm *vm, uint64_t gpa, void *hva, uint64_t size, unsigned flags, struct error *err);
+	/* A device wrote guest memory [gpa, gpa + size): drop what was derived from it. Any thread. */
+	void (*vm_written)(struct engine_vm *vm, uint64_t gpa, uint64_t size);
+
+	int (*vcpu_create)(struct engine_vcpu **vcpu, struct engine_vm *vm, unsigned index,
+			   const struct engine_callbacks *cb, void *ctx, struct error *err);
+	void (*vcpu_destroy)(struct engine_vcpu *vcpu);
+	void (*vcpu_get_state)(struct engine_vcpu *vcpu, struct engine_cpu_state *state);
+	void (*vcpu_set_state)(struct engine_vcpu *vcpu, const struct engine_cpu_state *state);
+	/* Runs guest instructions until one of enum engine_exit. */
+	void (*vcpu_run)(struct engine_vcpu *vcpu, struct engine_run *run);
+	/* Any thread, any time, async-signal-safe; never lost. */
+	void (*vcpu_kick)(struct engine_vcpu *vcpu, unsigned what);
+	/* The guest's TSC now, and its frequency in kHz. Any thread. */
+	uint64_t (*vm_tsc)(struct engine_vm *vm);
+	uint64_t (*vm_tsc_khz)(struct engine_vm *vm);
+};
+
+/* All engines, from engines.def, ended by NULL; and one by name or NULL. */
+extern const struct engine_ops *const engines[];
+const struct engine_ops *engine_find(const char *name);
+
+#endif

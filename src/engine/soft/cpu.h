@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cpu.h - a virtual CPU of the soft engine, as generated code and C helpers see it.
+ *
+ * While generated code runs, GS base points at struct soft_cpu, and the guest's state is in the host's registers:
+ *
+ *   guest rax rcx rdx rbx rbp rsi rdi r8 r9 r12 r13 r14   the same host register
+ *   guest rsp                                             host r15
+ *   guest r10 r11 r15                                     gpr[10], gpr[11], gpr[15] in memory
+ *   host r10, r11                                         scratch (T0, T1)
+ *   host rsp                                              the host's own stack
+ *   guest vector and x87 state                            the host's, all of the time that vcpu_run is on the stack
+ *   arithmetic flags                                      the host's, or saved in `flags` (see translate.c)
+ *
+ * C code runs in one of two ways. *Light*: a helper in this folder, compiled with -mgeneral-regs-only, entered with all
+ * general registers in gpr[] and the arithmetic flags in `flags`; it must not call anything that may touch a vector
+ * register (libc's memcpy does). *Heavy*: anything else (the machine's callbacks, the translator, libc), between
+ * soft_heavy_begin and soft_heavy_end, which save and restore the guest's vector state.
+ *
+ * A light helper that finds a guest exception calls soft_raise, which never returns: it unwinds to the dispatcher.
+ * cpu->rip then holds the faulting instruction, and nothing of that instruction may have been committed.
+ */
+#ifndef PLURES_ENGINE_SOFT_CPU_H
+#define PLURES_ENGINE_SOFT_CPU_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/engine.h"
+#include "engine/soft/insn.h"
+
+struct soft_vm;
+struct soft_block;
+
+/* The soft TLB: per vCPU, one direct-mapped array per privilege class. An access of `size` bytes at guest-linear `a`
+ * hits in entry e = tlb[mmu][(a >> 12) & (SOFT_TLB_SIZE - 1)] when (a ^ e.tag) <= 4096 - size, with e.tag_write for
+ * stores; the host address is then (a ^ e.tag) + e.host. An invalid tag is one whose page belongs to another index
+ * (soft_tlb_no_tag), so no address whatever matches it, and needs no flag. Only ordinary memory is ever entered, and a
+ * page that holds translated code (or is read-only, or not yet dirty in its PTE) has no tag_write. */
+#define SOFT_TLB_BITS 9
+#define SOFT_TLB_SIZE (1u << SOFT_TLB_BITS)
+
+struct soft_tlb_entry {
+	uint64_t tag_read;
+	uint64_t tag_write;
+	uint64_t host;  /* host address of the page's first byte */
+	uint64_t flags; /* gpa of the page | SOFT_TLB_GLOBAL ... in the low 12 bits */
+};
+enum { SOFT_TLB_GLOBAL = 1, SOFT_TLB_LARGE = 2 };
+
+static inline uint64_t soft_tlb_no_tag(unsigned index)
+{
+	return index ? 0 : 1u << 12;
+}
+
+/* Privilege classes of data accesses. */
+enum { SOFT_MMU_USER, SOFT_MMU_KERNEL, SOFT_MMU_KERNEL_AC /* SMAP open, or no SMAP */, SOFT_MMU_COUNT };
+
+/* The instruction TLB: one 64-bit word an entry so that a cross-page link verifies with one compare.
+ * (linear page number, 36 bits << 28) | physical page number; ~0 when empty. Index: linear page & (SIZE - 1). */
+#define SOFT_ITLB_SIZE 256u
+#define SOFT_ITLB_KEY(lin, gpa) ((((lin) >> 12) << 28) | ((gpa) >> 12))
+
+/* The jump cache: guest-linear RIP and mode to host code (its entry with flags in memory). Index: soft_jc_index. */
+#define SOFT_JC_BITS 11
+#define SOFT_JC_SIZE (1u << SOFT_JC_BITS)
+struct soft_jc_entry {
+	uint64_t rip;
+	uint64_t mode; /* ~0 when empty */
+	const void *code;
+	uint64_t pad;
+};
+static inline unsigned soft_jc_index(uint64_t rip)
+{
+	return rip & (SOFT_JC_SIZE - 1);
+}
+
+/* The mode: everything that the meaning of the same bytes at the same address depends on; part of a block's key. */
+enum {
+	SOFT_MODE_CPL = 3,           /* bits 0-1 */
+	SOFT_MODE_CODE16 = 0 << 2,   /* bits 2-3: enum insn_mode */
+	SOFT_MODE_CODE32 = 1 << 2,
+	SOFT_MODE_CODE64 = 2 << 2,
+	SOFT_MODE_CODE = 3 << 2,
+	SOFT_MODE_STACK32 = 1 << 4,  /* SS.B; ignored in 64-bit code */
+	SOFT_MODE_FLAT = 1 << 5,     /* CS, DS, ES, SS: base 0, limit 4 GiB, usable, writable data; always in 64-bit code */
+	SOFT_MODE_PE = 1 << 6,
+	SOFT_MODE_VM = 1 << 7,       /* v8086 */
+	SOFT_MODE_LMA = 1 << 8,
+	SOFT_MODE_DF = 1 << 9,       /* RFLAGS.DF */
+	SOFT_MODE_AC = 1 << 10,      /* CPL < 3 and user pages may be touched: RFLAGS.AC, or CR4.SMAP clear */
+	SOFT_MODE_STEP = 1 << 11,    /* RFLAGS.TF: one instruction, then #DB */
+	SOFT_MODE_TS = 1 << 12,      /* CR0.TS */
+	SOFT_MODE_EM = 1 << 13,      /* CR0.EM */
+	SOFT_MODE_MP = 1 << 14,      /* CR0.MP */
+	SOFT_MODE_FXSR = 1 << 15,    /* CR4.OSFXSR */
+	SOFT_MODE_AVX = 1 << 16,     /* CR4.OSXSAVE and XCR0[2:1] */
+	SOFT_MODE_AVX512 = 1 << 17,
+	SOFT_MODE_IOPL = 1 << 18,    /* CPL <= IOPL: CLI and STI act (not v8086) */
+	SOFT_MODE_WIDE = 1 << 19,    /* FS or GS has a limit below 4 GiB or is odd: check it (never in 64-bit code) */
+};
+static inline enum insn_mode soft_mode_code(uint32_t mode)
+{
+	return (enum insn_mode)((mode & SOFT_MODE_CODE) >> 2);
+}
+
+/* Exceptions, SDM Vol. 3, table 6-1. */
+enum {
+	EXC_DE = 0, EXC_DB = 1, EXC_NMI = 2, EXC_BP = 3, EXC_OF = 4, EXC_BR = 5, EXC_UD = 6, EXC_NM = 7, EXC_DF = 8,
+	EXC_TS = 10, EXC_NP = 11, EXC_SS = 12, EXC_GP = 13, EXC_PF = 14, EXC_MF = 16, EXC_AC = 17, EXC_MC = 18,
+	EXC_XM = 19,
+};
+
+/* Bits of RFLAGS that are not arithmetic. */
+enum {
+	RF_TF = 1 << 8, RF_IF = 1 << 9, RF_DF = 1 << 10, RF_IOPL = 3 << 12, RF_NT = 1 << 14, RF_RF = 1 << 16,
+	RF_VM = 1 << 17, RF_AC = 1 << 18, RF_VIF = 1 << 19, RF_VIP = 1 << 20, RF_ID = 1 << 21,
+};
+
+enum {
+	CR0_PE = 1u << 0, CR0_MP = 1u << 1, CR0_EM = 1u << 2, CR0_TS = 1u << 3, CR0_ET = 1u << 4, CR0_NE = 1u << 5,
+	CR0_WP = 1u << 16, CR0_AM = 1u << 18, CR0_NW = 1u << 29, CR0_CD = 1u << 30,
+	CR4_VME = 1u << 0, CR4_PVI = 1u << 1, CR4_TSD = 1u << 2, CR4_DE = 1u << 3, CR4_PSE = 1u << 4, CR4_PAE = 1u << 5,
+	CR4_MCE = 1u << 6, CR4_PGE = 1u << 7, CR4_PCE = 1u << 8, CR4_OSFXSR = 1u << 9, CR4_OSXMMEXCPT = 1u << 10,
+	CR4_UMIP = 1u << 11, CR4_LA57 = 1u << 12, CR4_FSGSBASE = 1u << 16, CR4_PCIDE = 1u << 17,
+	CR4_OSXSAVE = 1u << 18, CR4_SMEP = 1u << 20, CR4_SMAP = 1u << 21, CR4_PKE = 1u << 22,
+};
+#define CR0_PG (1u << 31)
+enum { EFER_SCE = 1 << 0, EFER_LME = 1 << 8, EFER_LMA = 1 << 10, EFER_NXE = 1 << 11 };
+
+/* A bit for each thing that should make generated code come back to the dispatcher. */
+enum {
+	SOFT_KICK_INTERRUPT = ENGINE_KICK_INTERRUPT,
+	SOFT_KICK_NMI = ENGINE_KICK_NMI,
+	SOFT_KICK_EXIT = ENGINE_KICK_EXIT,
+	SOFT_KICK_STOP = 8, /* the engine's own: another vCPU wants the world stopped (cache.c) */
+};
+
+/* A bounced access (mmu.c): one that can't be made in place, done on a buffer and finished by soft_mem_commit. */
+enum soft_bounce_kind { SOFT_BOUNCE_NONE, SOFT_BOUNCE_MMIO, SOFT_BOUNCE_SPLIT, SOFT_BOUNCE_CODE, SOFT_BOUNCE_DISCARD };
+
+#define SOFT_BOUNCE_SIZE 4096
+
+struct soft_cpu {
+	/* Reached by generated code; order matters only for short displacements in C. */
+	uint64_t gpr[16];
+	uint64_t rip;          /* linear-less: the instruction pointer, not CS base + IP */
+	uint32_t flags;        /* saved arithmetic flags: AL = OF (0 or 1), AH = SF:ZF:0:AF:0:PF:1:CF, as SETO AL; LAHF */
+	uint32_t mode;         /* SOFT_MODE_* of what is running; soft_update_mode computes it */
+	_Atomic uint32_t kick; /* SOFT_KICK_*; polled by generated code */
+	uint32_t sysflags;     /* RFLAGS without the arithmetic flags (so bit 1, IF, DF, IOPL, AC, ID ...) */
+	struct engine_segment seg[ENGINE_SEGMENTS];
+	uint64_t scratch[8];   /* generated code's own spills */
+	const void *host_rsp;  /* the dispatcher's stack frame */
+	struct soft_block *exit_block; /* the link to patch when an unlinked exit was taken, else NULL */
+	uint32_t exit_slot;
+	uint32_t shadow;       /* 1: interrupts are held off until one instruction has run (STI, MOV SS) */
+	uint64_t xcr0;
+	uint64_t tsc_offset;   /* guest TSC = host TSC + offset */
+	uint64_t *poll;        /* unused by C: reads through it trap when kicked; see translate.c */
+	struct soft_tlb_entry tlb[SOFT_MMU_COUNT][SOFT_TLB_SIZE];
+	uint64_t itlb[SOFT_ITLB_SIZE];
+	struct soft_jc_entry jc[SOFT_JC_SIZE];
+
+	/* C only. */
+	struct soft_vm *vm;
+	unsigned index;
+	const struct engine_callbacks *cb;
+	void *cb_ctx;
+	uint32_t irq_pending;  /* an interrupt may be waiting for IF */
+	struct {
+		uint64_t base;
+		uint16_t limit;
+	} gdtr, idtr;
+	uint64_t cr0, cr2, cr3, cr4;
+	uint64_t dr[8];
+	uint64_t efer, star, lstar, cstar, sfmask, kernel_gs_base;
+	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+	uint64_t pat, tsc_aux;
+	uint64_t pdpte[4];     /* PAE paging's, loaded by MOV CR3 */
+	bool nmi_masked, halted;
+	bool itlb_has_user;    /* hints for cheap flushes */
+	uint8_t itlb_global[SOFT_ITLB_SIZE];
+	uint64_t jc_pages[64]; /* filter: bit hash of linear pages that have jump-cache entries */
+	struct {
+		bool pending;  /* an exception to deliver before the next instruction */
+		bool has_error;
+		bool soft;     /* INT n, INT3, INTO: RIP already past it, DPL is checked */
+		uint8_t vector;
+		uint32_t error;
+		uint64_t cr2;
+		uint64_t dr6;  /* for EXC_DB: bits to set in DR6 */
+	} exc;
+	struct {
+		enum soft_bounce_kind kind;
+		bool write;
+		unsigned size, size1; /* bytes in all, and in the first page */
+		uint64_t gva;
+		uint64_t gpa[2];
+		uint8_t *host[2];     /* or NULL */
+	} bounce;
+	struct engine_run *run; /* of the vcpu_run under way */
+	bool leave;            /* the dispatcher must leave vcpu_run; run->exit is set */
+	_Alignas(64) uint8_t bounce_buf[SOFT_BOUNCE_SIZE + 128];
+	_Alignas(64) uint8_t xsave[ENGINE_XSAVE_SIZE];     /* guest vector state outside of vcpu_run and in heavy calls */
+	_Alignas(64) uint8_t host_fxsave[512];             /* the host's own control words */
+};
+
+/* ---- run.S, run.c ---- */
+
+/* Leaves the current light helper (and whatever it was called from) for the dispatcher. */
+_Noreturn void soft_unwind(struct soft_cpu *cpu);
+
+/* Saves the guest's vector state and gives C its own; and back. Nest not. */
+void soft_heavy_begin(struct soft_cpu *cpu);
+void soft_heavy_end(struct soft_cpu *cpu);
+
+/* ---- mmu.c: addresses. "linear" is after segmentation. ---- */
+
+enum soft_access { SOFT_READ = 1, SOFT_WRITE = 2, SOFT_EXEC = 4 };
+
+/* Translates linear to physical under the current paging mode, setting A (and D for SOFT_WRITE) bits. `user` is the
+ * privilege of the access, not of the CPU. Returns true, *gpa (of the byte) and *entry_flags (SOFT_TLB_GLOBAL,
+ * SOFT_TLB_LARGE; and SOFT_WRITE if a store would be allowed with D already set); or false with cpu->exc filled in
+ * (#PF, or #GP/#SS for a non-canonical address) but not pending. */
+bool soft_translate(struct soft_cpu *cpu, uint64_t linear, enum soft_access access, bool user, bool ac, uint64_t *gpa,
+		    unsigned *entry_flags);
+/* As soft_translate for SOFT_EXEC at the current CPL, through the itlb, which it fills. */
+bool soft_translate_exec(struct soft_cpu *cpu, uint64_t linear, uint64_t *gpa);
+
+/* The slow path of generated code's memory accesses. `how`: size in bits 0-15, SOFT_HOW_*. cpu->rip is the
+ * instruction's. Returns where to make the access; raises #PF, #GP, #SS, #AC. When it returns with cpu->bounce.kind
+ * other than NONE and the access writes, soft_mem_commit must follow the access. */
+enum {
+	SOFT_HOW_SIZE = 0xffff, SOFT_HOW_READ = 1 << 16, SOFT_HOW_WRITE = 1 << 17, SOFT_HOW_LOCK = 1 << 18,
+	SOFT_HOW_STACK = 1 << 19 /* faults are #SS instead of #GP */,
+	SOFT_HOW_MMU = 3 << 20 /* SOFT_MMU_* in bits 20-21 */, SOFT_HOW_MMU_SHIFT = 20,
+};
+uint8_t *soft_mem_slow(struct soft_cpu *cpu, uint64_t linear, uint32_t how);
+/* Finishes a bounced store. Returns true when it changed the block being executed (or any code: be conservative), in
+ * which case the caller must leave for the dispatcher at the next instruction. */
+bool soft_mem_commit(struct soft_cpu *cpu);
+
+/* Accesses by C helpers at the current privilege (or as supervisor, for descriptor tables and the like): 1, 2, 4, 8
+ * bytes, page-crossing allowed; raise on a fault before anything is changed. */
+uint64_t soft_load(struct soft_cpu *cpu, uint64_t linear, unsigned size);
+void soft_store(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value);
+uint64_t soft_load_system(struct soft_cpu *cpu, uint64_t linear, unsigned size);
+void soft_store_system(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value);
+/* Raises the fault that a write of size bytes would meet, without writing. */
+void soft_probe_write(struct soft_cpu *cpu, uint64_t linear, unsigned size, bool system);
+
+/* Effective segment address: adds the base and checks limit, type and (64-bit) canonicality for an access of `size`
+ * bytes; raises #GP or #SS(0). */
+uint64_t soft_linear(struct soft_cpu *cpu, unsigned seg, uint64_t offset, unsigned size, enum soft_access access);
+
+/* Physical: host address of a byte of guest memory and how many bytes follow it in the same region, or NULL (MMIO). */
+uint8_t *soft_gpa_to_hva(struct soft_vm *vm, uint64_t gpa, uint64_t *avail, bool *readonly);
+
+void soft_tlb_init(struct soft_cpu *cpu);
+void soft_tlb_flush(struct soft_cpu *cpu, bool global_too); /* data, instruction TLB and jump cache */
+void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t linear);
+/* Takes the write tags of a physical page out of this vCPU's TLB; called for each vCPU when a page becomes code. */
+void soft_tlb_protect(struct soft_cpu *cpu, uint64_t gpa);
+
+/* ---- fault.c ---- */
+
+_Noreturn void soft_raise(struct soft_cpu *cpu, unsigned vector, uint32_t error); /* error ignored if it has none */
+_Noreturn void soft_raise_pf(struct soft_cpu *cpu, uint64_t linear, uint32_t error);
+/* Delivers cpu->exc (pending) through the IDT: on a fault during delivery goes on to #DF and then to shutdown, in which
+ * case it sets run->exit and `leave`. Light; returns with rip, mode and so on at the handler. Never unwinds. */
+void soft_deliver(struct soft_cpu *cpu);
+/* Delivers an external interrupt or NMI. */
+void soft_interrupt(struct soft_cpu *cpu, unsigned vector);
+
+/* ---- system.c, segment.c, string.c: the helpers ---- */
+
+typedef void soft_helper_fn(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea);
+/* By op, from OP_FIRST_HELPER on. Entered with cpu->rip at the instruction. `ea` is the linear address of the memory
+ * operand if there is one (segment base added, limit not checked: use it with soft_load/soft_store after
+ * soft_linear-style checks where the mode is not flat). A helper of an OP_ that ends the block sets cpu->rip. */
+extern soft_helper_fn *const soft_helper[OP_COUNT];
+
+/* RFLAGS whole: from sysflags and `flags`; and back (any bits; mode is updated). */
+uint64_t soft_get_rflags(const struct soft_cpu *cpu);
+void soft_set_rflags(struct soft_cpu *cpu, uint64_t rflags);
+/* Recomputes cpu->mode from everything that it depends on. */
+void soft_update_mode(struct soft_cpu *cpu);
+static inline unsigned soft_cpl(const struct soft_cpu *cpu)
+{
+	return cpu->mode & SOFT_MODE_CPL;
+}
+
+/* ---- cache.c ---- */
+
+/* Does the physical page hold translated code? Any thread; seq_cst against soft_tlb_protect (see mmu.c's essay). */
+bool soft_page_is_code(struct soft_vm *vm, uint64_t gpa);
+/* Bytes of a code page were changed: drops what was translated from them. Light. Returns true if anything was. */
+bool soft_code_written(struct soft_vm *vm, uint64_t gpa, uint64_t size);
+
+#endif

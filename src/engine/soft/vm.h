@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* vm.h - a virtual machine of the soft engine: guest memory and vCPUs. The block cache is cache.h's. */
+#ifndef PLURES_ENGINE_SOFT_VM_H
+#define PLURES_ENGINE_SOFT_VM_H
+
+#include <pthread.h>
+#include <stdio.h>
+
+#include "engine/engine.h"
+
+struct soft_cpu;
+struct soft_cache;
+
+enum { SOFT_MAX_REGIONS = 16, SOFT_MAX_VCPUS = 64 };
+
+struct soft_region {
+	uint64_t gpa, size;
+	uint8_t *hva;
+	_Atomic uint8_t *page_flags; /* a byte a page: SOFT_PAGE_* */
+	bool readonly;
+};
+enum { SOFT_PAGE_CODE = 1 };
+
+struct soft_vm {
+	struct soft_region region[SOFT_MAX_REGIONS]; /* written only before vCPUs run */
+	unsigned regions;
+	struct soft_cpu *cpu[SOFT_MAX_VCPUS];
+	unsigned cpus;
+	struct soft_cache *cache;
+	unsigned trace;
+	FILE *trace_file;
+	pthread_mutex_t split_lock; /* serialises LOCKed accesses that cross a page */
+	uint64_t tsc_khz;
+	uint64_t maxphyaddr_mask; /* physical address bits that exist */
+};
+
+#endif
