@@ -9,6 +9,8 @@ part = sys.argv[2]
 for path in sorted(top.glob("src/**/*.[cS]")):
     name = path.relative_to(top)
     is_test = name.stem.endswith("_test")
+    if name.stem.endswith("_fuzz"):
+        continue  # built by ./dev fuzz alone
     is_soft = name.is_relative_to("src/engine/soft")
     if part == "test" and is_test:
         print(name)
