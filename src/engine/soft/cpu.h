@@ -47,7 +47,12 @@ struct soft_tlb_entry {
 	uint64_t host;  /* host address of the page's first byte */
 	uint64_t flags; /* gpa of the page | SOFT_TLB_GLOBAL ... in the low 12 bits */
 };
-enum { SOFT_TLB_GLOBAL = 1, SOFT_TLB_LARGE = 2 };
+enum {
+	SOFT_TLB_GLOBAL = 1,
+	SOFT_TLB_LARGE = 2, /* of a 2 or 4 MiB page */
+	SOFT_TLB_HUGE = 4,  /* of a 1 GiB page */
+	SOFT_TLB_WRITE = 8, /* from soft_translate only: a store is allowed, and D is set already */
+};
 
 static inline uint64_t soft_tlb_no_tag(unsigned index)
 {
@@ -58,9 +63,14 @@ static inline uint64_t soft_tlb_no_tag(unsigned index)
 enum { SOFT_MMU_USER, SOFT_MMU_KERNEL, SOFT_MMU_KERNEL_AC /* SMAP open, or no SMAP */, SOFT_MMU_COUNT };
 
 /* The instruction TLB: one 64-bit word an entry so that a cross-page link verifies with one compare.
- * (linear page number, 36 bits << 28) | physical page number; ~0 when empty. Index: linear page & (SIZE - 1). */
+ * (linear page number, 36 bits << 28) | physical page number; ~0 when empty. It has two halves, for CPL < 3 and for
+ * CPL 3, since what one may run the other may not: cpu->itlb_of[cpl == 3][soft_itlb_index(lin)]. */
 #define SOFT_ITLB_SIZE 256u
 #define SOFT_ITLB_KEY(lin, gpa) ((((lin) >> 12) << 28) | ((gpa) >> 12))
+static inline unsigned soft_itlb_index(uint64_t linear)
+{
+	return (linear >> 12) & (SOFT_ITLB_SIZE - 1);
+}
 
 /* The jump cache: guest-linear RIP and mode to host code (its entry with flags in memory). Index: soft_jc_index. */
 #define SOFT_JC_BITS 11
@@ -74,6 +84,11 @@ struct soft_jc_entry {
 static inline unsigned soft_jc_index(uint64_t rip)
 {
 	return rip & (SOFT_JC_SIZE - 1);
+}
+/* The bit of cpu->jc_pages (64 words) to set for each page that an entry is made for; a flush of that page looks there. */
+static inline unsigned soft_jc_page_bit(uint64_t rip)
+{
+	return ((rip >> 12) ^ (rip >> 24)) & 4095;
 }
 
 /* The mode: everything that the meaning of the same bytes at the same address depends on; part of a block's key. */
@@ -160,7 +175,7 @@ struct soft_cpu {
 	uint64_t tsc_offset;   /* guest TSC = host TSC + offset */
 	uint64_t *poll;        /* unused by C: reads through it trap when kicked; see translate.c */
 	struct soft_tlb_entry tlb[SOFT_MMU_COUNT][SOFT_TLB_SIZE];
-	uint64_t itlb[SOFT_ITLB_SIZE];
+	uint64_t itlb_of[2][SOFT_ITLB_SIZE];
 	struct soft_jc_entry jc[SOFT_JC_SIZE];
 
 	/* C only. */
@@ -180,8 +195,12 @@ struct soft_cpu {
 	uint64_t pat, tsc_aux;
 	uint64_t pdpte[4];     /* PAE paging's, loaded by MOV CR3 */
 	bool nmi_masked, halted;
-	bool itlb_has_user;    /* hints for cheap flushes */
-	uint8_t itlb_global[SOFT_ITLB_SIZE];
+	/* mmu.c's own: which TLB entries may be in use, by SOFT_TLB_GLOBAL, so that a flush need not visit all, and
+	 * the linear range that large pages were entered from. */
+	uint64_t tlb_used[SOFT_MMU_COUNT][2][SOFT_TLB_SIZE / 64];
+	uint64_t itlb_used[2][2][SOFT_ITLB_SIZE / 64];
+	uint8_t itlb_flags[2][SOFT_ITLB_SIZE];
+	uint64_t large_first, large_last;
 	uint64_t jc_pages[64]; /* filter: bit hash of linear pages that have jump-cache entries */
 	struct {
 		bool pending;  /* an exception to deliver before the next instruction */
@@ -221,13 +240,14 @@ void soft_heavy_end(struct soft_cpu *cpu);
 enum soft_access { SOFT_READ = 1, SOFT_WRITE = 2, SOFT_EXEC = 4 };
 
 /* Translates linear to physical under the current paging mode, setting A (and D for SOFT_WRITE) bits. `user` is the
- * privilege of the access, not of the CPU. Returns true, *gpa (of the byte) and *entry_flags (SOFT_TLB_GLOBAL,
- * SOFT_TLB_LARGE; and SOFT_WRITE if a store would be allowed with D already set); or false with cpu->exc filled in
- * (#PF, or #GP/#SS for a non-canonical address) but not pending. */
+ * privilege of the access, not of the CPU. Returns true, *gpa (of the byte) and *entry_flags (SOFT_TLB_*); or false with
+ * cpu->exc filled in (#PF, or #GP for a non-canonical address) but not pending. */
 bool soft_translate(struct soft_cpu *cpu, uint64_t linear, enum soft_access access, bool user, bool ac, uint64_t *gpa,
 		    unsigned *entry_flags);
 /* As soft_translate for SOFT_EXEC at the current CPL, through the itlb, which it fills. */
 bool soft_translate_exec(struct soft_cpu *cpu, uint64_t linear, uint64_t *gpa);
+/* Loads cpu->pdpte for PAE paging from where CR3 points. False, and nothing loaded, if one has reserved bits set. */
+bool soft_load_pdptes(struct soft_cpu *cpu);
 
 /* The slow path of generated code's memory accesses. `how`: size in bits 0-15, SOFT_HOW_*. cpu->rip is the
  * instruction's. Returns where to make the access; raises #PF, #GP, #SS, #AC. When it returns with cpu->bounce.kind
