@@ -170,7 +170,7 @@ struct soft_cpu {
 	const void *host_rsp;  /* the dispatcher's stack frame */
 	struct soft_block *exit_block; /* the link to patch when an unlinked exit was taken, else NULL */
 	uint32_t exit_slot;
-	uint32_t shadow;       /* 1: interrupts are held off until one instruction has run (STI, MOV SS) */
+	uint32_t shadow;       /* not 0: interrupts are held off until one instruction has run (1 STI, 3 MOV SS) */
 	uint64_t xcr0;
 	uint64_t tsc_offset;   /* guest TSC = host TSC + offset */
 	uint64_t *poll;        /* unused by C: reads through it trap when kicked; see translate.c */
@@ -205,12 +205,17 @@ struct soft_cpu {
 	struct {
 		bool pending;  /* an exception to deliver before the next instruction */
 		bool has_error;
-		bool soft;     /* INT n, INT3, INTO: RIP already past it, DPL is checked */
 		uint8_t vector;
 		uint32_t error;
 		uint64_t cr2;
 		uint64_t dr6;  /* for EXC_DB: bits to set in DR6 */
 	} exc;
+	struct {
+		bool active;   /* an event is being delivered: a fault met now combines with it (fault.c) */
+		bool external; /* it is no INT n: error codes of faults met in its delivery have EXT set */
+		bool exception;
+		uint8_t vector;
+	} delivery;
 	struct {
 		enum soft_bounce_kind kind;
 		bool write;
@@ -288,13 +293,16 @@ void soft_tlb_protect(struct soft_cpu *cpu, uint64_t gpa);
 
 _Noreturn void soft_raise(struct soft_cpu *cpu, unsigned vector, uint32_t error); /* error ignored if it has none */
 _Noreturn void soft_raise_pf(struct soft_cpu *cpu, uint64_t linear, uint32_t error);
-/* Delivers cpu->exc (pending) through the IDT: on a fault during delivery goes on to #DF and then to shutdown, in which
- * case it sets run->exit and `leave`. Light; returns with rip, mode and so on at the handler. Never unwinds. */
+/* Delivers cpu->exc (pending) through the IDT and returns with rip, mode and so on at the handler. Light. A fault met on
+ * the way unwinds to the dispatcher like any other, with what it combines to (the fault, #DF) pending in cpu->exc, so
+ * the dispatcher's loop comes back here; or, after a failed #DF, with run->exit and `leave` set. */
 void soft_deliver(struct soft_cpu *cpu);
-/* Delivers an external interrupt or NMI. */
+/* Delivers an external interrupt (vector 2: the NMI, masked until IRET); may unwind as soft_deliver does. */
 void soft_interrupt(struct soft_cpu *cpu, unsigned vector);
+/* Called after each instruction of SOFT_MODE_STEP, with rip at the next: raises the single-step #DB. */
+void soft_single_step(struct soft_cpu *cpu);
 
-/* ---- system.c, segment.c, string.c: the helpers ---- */
+/* ---- helpers.c (the table), string.c, system.h's files: the helpers ---- */
 
 typedef void soft_helper_fn(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea);
 /* By op, from OP_FIRST_HELPER on. Entered with cpu->rip at the instruction. `ea` is the linear address of the memory
@@ -302,6 +310,8 @@ typedef void soft_helper_fn(struct soft_cpu *cpu, const struct insn *insn, uint6
  * soft_linear-style checks where the mode is not flat). A helper of an OP_ that ends the block sets cpu->rip. */
 extern soft_helper_fn *const soft_helper[OP_COUNT];
 
+/* Raises #GP(0) unless the current program may reach the ports [port, port + size): IOPL, TSS bitmap. */
+void soft_check_io(struct soft_cpu *cpu, uint16_t port, unsigned size);
 /* RFLAGS whole: from sysflags and `flags`; and back (any bits; mode is updated). */
 uint64_t soft_get_rflags(const struct soft_cpu *cpu);
 void soft_set_rflags(struct soft_cpu *cpu, uint64_t rflags);
