@@ -31,7 +31,7 @@
 #include "engine/soft/insn.h"
 
 struct soft_vm;
-struct soft_block;
+struct soft_link;
 
 /* The soft TLB: per vCPU, one direct-mapped array per privilege class. An access of `size` bytes at guest-linear `a`
  * hits in entry e = tlb[mmu][(a >> 12) & (SOFT_TLB_SIZE - 1)] when (a ^ e.tag) <= 4096 - size, with e.tag_write for
@@ -168,12 +168,12 @@ struct soft_cpu {
 	struct engine_segment seg[ENGINE_SEGMENTS];
 	uint64_t scratch[8];   /* generated code's own spills */
 	const void *host_rsp;  /* the dispatcher's stack frame */
-	struct soft_block *exit_block; /* the link to patch when an unlinked exit was taken, else NULL */
-	uint32_t exit_slot;
+	struct soft_link *exit_link; /* the link to patch when an unlinked exit was taken, else NULL */
+	const void *thunk[8];  /* SOFT_THUNK_*: what generated code calls (run.S) */
+	uint32_t irq_pending;  /* an interrupt may be waiting for IF */
 	uint32_t shadow;       /* not 0: interrupts are held off until one instruction has run (1 STI, 3 MOV SS) */
 	uint64_t xcr0;
 	uint64_t tsc_offset;   /* guest TSC = host TSC + offset */
-	uint64_t *poll;        /* unused by C: reads through it trap when kicked; see translate.c */
 	struct soft_tlb_entry tlb[SOFT_MMU_COUNT][SOFT_TLB_SIZE];
 	uint64_t itlb_of[2][SOFT_ITLB_SIZE];
 	struct soft_jc_entry jc[SOFT_JC_SIZE];
@@ -183,7 +183,6 @@ struct soft_cpu {
 	unsigned index;
 	const struct engine_callbacks *cb;
 	void *cb_ctx;
-	uint32_t irq_pending;  /* an interrupt may be waiting for IF */
 	struct {
 		uint64_t base;
 		uint16_t limit;
@@ -226,12 +225,24 @@ struct soft_cpu {
 	} bounce;
 	struct engine_run *run; /* of the vcpu_run under way */
 	bool leave;            /* the dispatcher must leave vcpu_run; run->exit is set */
+	bool stepped;          /* the block just entered was of SOFT_MODE_STEP: #DB when it is done */
 	_Alignas(64) uint8_t bounce_buf[SOFT_BOUNCE_SIZE + 128];
 	_Alignas(64) uint8_t xsave[ENGINE_XSAVE_SIZE];     /* guest vector state outside of vcpu_run and in heavy calls */
 	_Alignas(64) uint8_t host_fxsave[512];             /* the host's own control words */
 };
 
 /* ---- run.S, run.c ---- */
+
+enum {
+	SOFT_THUNK_MEM,        /* T0 = linear, T1 = how: soft_mem_slow; T0 = host address */
+	SOFT_THUNK_COMMIT,     /* soft_mem_commit; leaves for the dispatcher at cpu->rip when code changed */
+	SOFT_THUNK_COMMIT_MEM, /* ... where the flags are in memory already */
+	SOFT_THUNK_HELPER,     /* T0 = ea, T1 = insn: a plain helper */
+	SOFT_THUNK_HELPER_END, /* ... one that ends the block; does not return */
+	SOFT_THUNK_LINK,       /* an unlinked exit; the struct soft_link * stands after the call */
+	SOFT_THUNK_LINK_MEM,   /* ... where the flags are in memory */
+	SOFT_THUNK_LINEAR,     /* T0 = offset, T1 = how | segment << 24: soft_linear; T0 = linear */
+};
 
 /* Leaves the current light helper (and whatever it was called from) for the dispatcher. */
 _Noreturn void soft_unwind(struct soft_cpu *cpu);
