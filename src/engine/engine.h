@@ -53,7 +53,9 @@ struct engine_cpu_state {
 	uint64_t efer, star, lstar, cstar, sfmask, kernel_gs_base;
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
 	uint64_t pat, tsc_aux;
-	uint64_t tsc; /* the guest's TSC when the state was taken */
+	/* IA32_TSC_ADJUST: this CPU's TSC is vm_tsc plus this. The engine carries MSRs 0x10 and 0x3b: a write to either
+	 * changes it. 0 on every CPU, which INIT leaves alone, is what keeps their TSCs the same. */
+	uint64_t tsc_adjust;
 	/* Events in flight. */
 	bool nmi_masked;       /* between an NMI and its IRET */
 	bool nmi_pending;
