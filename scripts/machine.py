@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A virtual machine under a test's or a benchmark's hands: the command lines of Plures and of its peer, and a process
+whose console is read with times."""
+import os
+import pathlib
+import re
+import select
+import signal
+import subprocess
+import tempfile
+import time
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+
+# The first line of guests/init.
+USERSPACE = "plures: userspace"
+CONSOLE = "console=ttyS0"
+
+
+def plures_path():
+    return pathlib.Path(os.environ.get("PLURES") or TOP / "build" / "plures").absolute()
+
+
+def plures(kernel, *, initrd=None, append=None, memory="512M", cpus=1, options=(), engine="soft"):
+    """The command line of a Plures machine. With debug exit, and without reboot unless `options` say --reboot."""
+    argv = [str(plures_path()), "run", "--engine", engine, "--kernel", str(kernel), "--memory", str(memory),
+            "--cpus", str(cpus), "--debug-exit"]
+    if initrd is not None:
+        argv += ["--initrd", str(initrd)]
+    if append is not None:
+        argv += ["--append", append]
+    options = list(options)
+    if "--reboot" in options:
+        options.remove("--reboot")
+    else:
+        argv.append("--no-reboot")
+    return argv + options
+
+
+def qemu(kernel, *, initrd=None, append=None, memory="512M", cpus=1, options=(), accel="tcg"):
+    """The same machine on QEMU. No default devices: a network card's boot ROM would only cost QEMU time."""
+    argv = ["qemu-system-x86_64", "-accel", accel, "-M", "q35", "-cpu", "max", "-m", str(memory), "-smp", str(cpus),
+            "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
+            "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(kernel)]
+    if initrd is not None:
+        argv += ["-initrd", str(initrd)]
+    if append is not None:
+        argv += ["-append", append]
+    if "--reboot" not in options:
+        argv.append("-no-reboot")
+    return argv
+
+
+class MachineTimeout(AssertionError):
+    pass
+
+
+class Machine:
+    """A running machine. Its console (stdout) is collected in `output`, with carriage returns and the escape sequences
+    of firmware taken out; what it says on stderr is in `errors` when it has ended. Use as a context manager: what is
+    still running at the end is killed."""
+
+    def __init__(self, argv, *, user=None, cwd=None, env=None, pass_fds=()):
+        self.argv = [str(a) for a in argv]
+        self.raw = b""
+        self.code = None
+        self.arrived = []  # (time since the start, length of raw at that time)
+        self._err = tempfile.TemporaryFile()
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._err,
+                                        user=user, group=user, extra_groups=[] if user else None, cwd=cwd, env=env,
+                                        pass_fds=pass_fds, start_new_session=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    @property
+    def output(self):
+        text = self.raw.decode("utf-8", "replace").replace("\r", "")
+        return re.sub("\x1b(\\[[0-9;?=]*[A-Za-z]|c)", "", text)
+
+    @property
+    def errors(self):
+        self._err.seek(0)
+        return self._err.read().decode("utf-8", "replace")
+
+    def send(self, data):
+        os.write(self.process.stdin.fileno(), data.encode() if isinstance(data, str) else data)
+
+    def _read(self, deadline):
+        """Reads what there is; False at the end of the console."""
+        left = deadline - time.monotonic()
+        poll = select.poll()
+        poll.register(self.process.stdout, select.POLLIN)
+        if left <= 0 or not poll.poll(left * 1000):
+            self._late()
+        data = os.read(self.process.stdout.fileno(), 65536)
+        self.raw += data
+        self.arrived.append((time.monotonic() - self.started, len(self.raw)))
+        return bool(data)
+
+    def _late(self):
+        spent = time.monotonic() - self.started
+        self.kill()
+        tail = "\n".join(self.output.splitlines()[-40:])
+        raise MachineTimeout(f"no end after {spent:.0f} s of: {' '.join(self.argv)}\n{self.errors}\nits last lines:\n{tail}")
+
+    def read_until(self, pattern, timeout=60):
+        """Waits for a regular expression on the console and returns its match, or None when the machine ends before."""
+        deadline = time.monotonic() + timeout
+        while True:
+            match = re.search(pattern, self.output)
+            if match:
+                return match
+            if not self._read(deadline):
+                return re.search(pattern, self.output)
+
+    def seconds_to(self, text):
+        """When a piece of the console arrived, in seconds after the process was started; None when it didn't."""
+        at = self.raw.find(text.encode())
+        if at < 0:
+            return None
+        return next(when for when, length in self.arrived if length >= at + len(text))
+
+    def wait(self, timeout=60):
+        """Reads the console to its end and returns the exit status (negative: the signal that killed it)."""
+        deadline = time.monotonic() + timeout
+        while self._read(deadline):
+            pass
+        try:
+            self.code = self.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._late()
+        return self.code
+
+    def kill(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.process.stdin.close()
+
+
+def run(argv, timeout=60, **options):
+    """Runs a machine to its end and returns it."""
+    with Machine(argv, **options) as machine:
+        machine.wait(timeout)
+    return machine
