@@ -15,6 +15,8 @@ int size_parse(const char *text, uint64_t *size, struct error *err);
 /* Parses a whole decimal or 0x number within [min, max]; `what` names it in the error. */
 int number_parse(const char *text, const char *what, uint64_t min, uint64_t max, uint64_t *value, struct error *err);
 
+enum { SIZE_TEXT = 24 }; /* room for what size_format writes */
+
 /* Writes size the way size_parse reads it, in the largest unit that divides it ("512M", "4097"). */
 const char *size_format(uint64_t size, char *text, size_t room);
 
