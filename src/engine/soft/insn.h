@@ -85,7 +85,10 @@ enum {
 	ROW_UNTESTABLE = 1 << 11,/* the differential test can't run it natively in user mode, or its result is not a
 				  * function of its operands (RDRAND); the test's own list says what tests it instead */
 	ROW_ENDS = 1 << 12,      /* the block ends after it */
-	ROW_WAIT = 1 << 13,      /* FWAIT and waiting x87: #NM by TS and MP */
+	ROW_WAIT = 1 << 13,      /* FWAIT: #NM by TS and MP */
+	ROW_MMX = 1 << 14,       /* MMX: #UD by CR0.EM, #NM by TS (instead of ROW_FPU) */
+	ROW_OSXSAVE = 1 << 15,   /* #UD unless CR4.OSXSAVE */
+	ROW_COND = 1 << 16,      /* the opcode's low 4 bits are a condition */
 };
 
 struct insn_row {
@@ -99,6 +102,13 @@ struct insn_row {
 	uint16_t flags_written;      /* definitely overwritten or left undefined */
 	uint16_t implicit_read, implicit_written; /* masks of general registers used beyond the fields: 1 << n */
 	uint32_t flags;              /* ROW_* */
+	/* The decoder's own (insn.c): what selects the row within its opcode, 0 for "any", and sizes. */
+	uint8_t pp;                  /* mandatory prefixes that it takes: mask of 1 << pp, as VEX.pp numbers them */
+	uint8_t slash;               /* ModRM.reg: mask of 1 << n */
+	uint8_t rm_mask;             /* ModRM.rm when mod == 3: mask of 1 << n */
+	uint8_t sel_w, sel_l;        /* W and VEX.L: mask of 1 << n */
+	uint8_t opsize, imm;         /* enum row_opsize, row_imm */
+	uint16_t mem_size, reg_size, rm_size; /* bytes, or SZ_* */
 };
 
 enum { INSN_MAX_LEN = 15, INSN_NO_REG = 0xff, INSN_RIP = 0x10 };
@@ -109,6 +119,8 @@ struct insn {
 	uint8_t len;     /* bytes, 1-15 */
 	uint8_t enc, map, opcode;
 	uint8_t opsize;  /* effective size of the general operands in bytes: 1, 2, 4, 8 */
+	uint8_t reg_size, rm_size; /* bytes of the general registers that reg and rm name (MOVZX: 4 and 1); 0 if they
+				    * name none. High-byte numbering goes by these, see insn_high8 */
 	uint8_t addrsize;/* 2, 4, 8 */
 	uint8_t seg;     /* effective segment of the memory operand, ENGINE_ES ... ENGINE_GS order */
 	bool lock, opsz66, addr67, seg_override;
@@ -130,11 +142,24 @@ struct insn {
 	uint16_t mem_size; /* bytes accessed */
 	uint8_t mem_acc; /* ACC_* ; ACC_NONE for LEA, NOP */
 	uint8_t imm_size;/* bytes of immediate in the encoding (ENTER: 3; far pointers: 4 or 6) */
-	int64_t imm;     /* sign-extended; ENTER: size; far pointer: offset; relative branches: the displacement */
+	int64_t imm;     /* sign-extended (ports, INT's vector, RET's and ENTER's size: zero-extended); far pointer:
+			  * offset; relative branches: the displacement */
 	uint16_t imm2;   /* ENTER: level; far pointer: selector; EXTRQ/INSERTQ's second */
 	uint16_t flags_read, flags_written;
 	uint8_t bytes[INSN_MAX_LEN];
 };
+
+/*
+ * What the decoder settles, so that nobody else has to:
+ * - insn->row is never NULL. op is OP_UD when the mode, LOCK, VEX or operands forbid what the row says.
+ * - Forms that 64-bit mode lacks and that have a twin there are given as the twin: INC/DEC 40-4F as FF /0 and /1,
+ *   opcode 82 as 80. `bytes` stay as they were.
+ * - 66 before a near branch in 64-bit mode makes its operand size 2 (and E8, E9, 0F 8x take 2 bytes), as on AMD CPUs.
+ * - 64-bit mode ignores CS, DS, ES and SS prefixes: an earlier FS or GS prefix stays in force.
+ * - Implicit operands: MASKMOVQ and MASKMOVDQU have mem set with base rDI, MOFFS has disp alone. String instructions
+ *   and XLAT have mem clear, with seg the segment of their rSI (rBX) operand.
+ * - A VEX instruction is #UD in real and v8086 mode, which `mode` does not tell: that is the caller's.
+ */
 
 /* The code segment's mode. */
 enum insn_mode { INSN_MODE_16, INSN_MODE_32, INSN_MODE_64 };
@@ -152,9 +177,16 @@ static inline bool insn_is_high8(const struct insn *insn, unsigned n)
 {
 	return insn->opsize == 1 && insn->enc == ENC_LEGACY && !insn->rex && n >= 4 && n < 8;
 }
+/* The same for one operand, whose size is insn->reg_size or rm_size: right for MOVZX, MOVSX and CRC32 too. */
+static inline bool insn_high8(const struct insn *insn, unsigned size, unsigned n)
+{
+	return size == 1 && insn->enc == ENC_LEGACY && !insn->rex && n >= 4 && n < 8;
+}
 
-/* The rows, for tests: iterates over all of them with an encoding that selects each (see insn_table.def). */
+/* The rows, for tests. Those of one opcode stand together; the first of them is at insn_first_row (0: none) and a row
+ * without a name ends them. */
 extern const struct insn_row insn_rows[];
 extern const size_t insn_row_count;
+size_t insn_first_row(enum insn_enc enc, enum insn_map map, uint8_t opcode);
 
 #endif
