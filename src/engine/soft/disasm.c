@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* disasm.c - instructions as text, by Zydis. */
+#include "engine/soft/disasm.h"
+
+#include <Zydis/Zydis.h>
+
+#include <inttypes.h>
+
+static const ZydisMachineMode machine_mode[] = {
+    [INSN_MODE_16] = ZYDIS_MACHINE_MODE_LEGACY_16,
+    [INSN_MODE_32] = ZYDIS_MACHINE_MODE_LEGACY_32,
+    [INSN_MODE_64] = ZYDIS_MACHINE_MODE_LONG_64,
+};
+
+void soft_disasm(FILE *f, const uint8_t *bytes, unsigned len, uint64_t rip, enum insn_mode mode)
+{
+	ZydisDisassembledInstruction text;
+	bool ok = ZYAN_SUCCESS(ZydisDisassembleIntel(machine_mode[mode], rip, bytes, len, &text));
+	unsigned n = ok ? text.info.length : len < INSN_MAX_LEN ? len : (unsigned)INSN_MAX_LEN;
+	fprintf(f, "  %016" PRIx64 ": ", rip);
+	for (unsigned i = 0; i < n; i++)
+		fprintf(f, "%02x", bytes[i]);
+	fprintf(f, "%*s  %s\n", n < 10 ? (int)(2 * (10 - n)) : 0, "", ok ? text.text : "(undefined)");
+}

@@ -1,0 +1,635 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * insn.c - the decoder: SDM Vol. 2, chapter 2 and appendix A; AMD APM Vol. 3, chapter 1.
+ *
+ * insn_table.def is read three times: to number its lines, to make the rows, and to make an index from map and opcode to
+ * the opcode's first row. Decoding reads prefixes, opcode and ModRM, walks the opcode's few rows to the first that fits,
+ * and takes the rest (address, sizes, immediate) from what that row says.
+ */
+#include "engine/soft/insn.h"
+
+#include "engine/engine.h"
+
+/* ---- the words of insn_table.def ---- */
+
+enum row_opsize { OS_V, OS_B, OS_Y, OS_Z, OS_N };
+enum row_imm {
+	IMM_NONE, IMM_8, IMM_Z, IMM_V, IMM_U8, IMM_U16, IMM_FAR, IMM_ENTER, IMM_MOFFS, IMM_REL8, IMM_REL, IMM_8_8,
+	IMM_COUNT,
+};
+enum {
+	SZ_0 = 0, SZ_1 = 1, SZ_2 = 2, SZ_4 = 4, SZ_8 = 8, SZ_10 = 10, SZ_16 = 16, SZ_512 = 512,
+	SZ_SYMBOLIC = 0x8000,
+	SZ_V = SZ_SYMBOLIC, SZ_2V, SZ_Y, SZ_2Y, SZ_W, SZ_L, SZ_HL, SZ_QL, SZ_EL, SZ_DUP, SZ_XD, SZ_FAR, SZ_DESC, SZ_ENV,
+	SZ_SAVE,
+};
+enum { NP = 1, P66 = 2, PF3 = 4, PF2 = 8, IS_OPSIZE = 16, NP_66 = NP | P66 | IS_OPSIZE };
+enum {
+	NONE = 0,
+	AX = 1 << 0, CX = 1 << 1, DX = 1 << 2, BX = 1 << 3, SP = 1 << 4, BP = 1 << 5, SI = 1 << 6, DI = 1 << 7,
+	ALL8 = 0xff, MUL_1 = AX, MUL_V = AX | DX,
+	CF = FLAG_CF, PF = FLAG_PF, AF = FLAG_AF, ZF = FLAG_ZF, SF = FLAG_SF, OF = FLAG_OF,
+	ARITH = FLAG_ARITH, ARITH_BUT_CF = FLAG_ARITH & ~FLAG_CF, ARITH_BUT_OF = FLAG_ARITH & ~FLAG_OF,
+	NO64 = ROW_NO64, ONLY64 = ROW_ONLY64, LOCKABLE = ROW_LOCKABLE, MEM = ROW_MEM_ONLY, REG = ROW_REG_ONLY,
+	CPL0 = ROW_CPL0, DEF64 = ROW_DEF64, FPU = ROW_FPU, SSE = ROW_SSE, AVX = ROW_AVX, UNTESTABLE = ROW_UNTESTABLE,
+	WAIT = ROW_WAIT, MMX = ROW_MMX, OSXSAVE = ROW_OSXSAVE, COND = ROW_COND,
+};
+
+#define P(mask) .pp = (mask)
+#define SL(n) .slash = 1 << (n)
+#define SLS(mask) .slash = (mask)
+#define RMIS(n) .rm_mask = 1 << (n)
+#define W0 .sel_w = 1
+#define W1 .sel_w = 2
+#define L0 .sel_l = 1
+#define L1 .sel_l = 2
+#define OB .opsize = OS_B
+#define OY .opsize = OS_Y
+#define OZ .opsize = OS_Z
+#define ON .opsize = OS_N
+#define O_1 .opsize = OS_B
+#define O_V .opsize = OS_V
+#define REG_FIELD(kind, acc, size) .reg_kind = (kind), .reg_acc = ACC_##acc, .reg_size = (size)
+#define RM_FIELD(kind, acc, rsize, msize) .rm_kind = (kind), .rm_acc = ACC_##acc, .rm_size = (rsize), .mem_size = SZ_##msize
+#define E(acc, size) RM_FIELD(REG_GPR, acc, SZ_##size, size)
+#define EM(acc, rsize, msize) RM_FIELD(REG_GPR, acc, SZ_##rsize, msize)
+#define M(acc, size) RM_FIELD(REG_NONE, acc, 0, size)
+#define X(acc, size) RM_FIELD(REG_VEC, acc, 0, size)
+#define Q(acc, size) RM_FIELD(REG_MMX, acc, 0, size)
+#define ST .rm_kind = REG_ST, .rm_acc = ACC_RW
+#define G(acc, size) REG_FIELD(REG_GPR, acc, SZ_##size)
+#define OG(acc, size) G(acc, size), .reg_in_opcode = true
+#define V(acc) REG_FIELD(REG_VEC, acc, 0)
+#define N(acc) REG_FIELD(REG_MMX, acc, 0)
+#define S(acc) REG_FIELD(REG_SEG, acc, 0)
+#define C(acc) REG_FIELD(REG_CR, acc, 0)
+#define D(acc) REG_FIELD(REG_DR, acc, 0)
+#define H(acc) .vvvv_kind = REG_VEC, .vvvv_acc = ACC_##acc
+#define B(acc) .vvvv_kind = REG_GPR, .vvvv_acc = ACC_##acc
+#define I(kind) .imm = IMM_##kind
+#define FR(mask) .flags_read = (mask)
+#define FW(mask) .flags_written = (mask)
+#define IR(mask) .implicit_read = (mask)
+#define IW(mask) .implicit_written = (mask)
+#define IW_RW(mask) IW(mask)
+#define IW_R(mask) IW(NONE)
+#define F(mask) .flags = (mask)
+
+/* ---- first reading: a number for every line; ATs are the rows that end the opcode before them ---- */
+
+#define UNIQUE_(n) LINE_##n
+#define UNIQUE(n) UNIQUE_(n)
+#define AT(map, o) AT_##map##_##o,
+#define AT7(map, o, ...) AT_##map##_##o,
+#define AT8(map, o, ...) AT_##map##_##o,
+#define AT16(map, o, ...) AT_##map##_##o,
+#define ROW(...) UNIQUE(__COUNTER__),
+enum {
+	AT_NOTHING,
+#include "engine/soft/insn_table.def"
+	AT_END,
+	ROWS,
+};
+#undef AT
+#undef AT7
+#undef AT8
+#undef AT16
+#undef ROW
+
+/* ---- second reading: the rows ---- */
+
+#define AT(map, o) {.name = NULL},
+#define AT7(map, ...) {.name = NULL},
+#define AT8(map, ...) {.name = NULL},
+#define AT16(map, ...) {.name = NULL},
+/* The first word after the name is pasted to OP_; the rest are expanded when the result is read again. */
+#define ROW(name_, ...) {.name = name_, .op = OP_##__VA_ARGS__},
+const struct insn_row insn_rows[] = {
+    {.name = "(undefined)", .op = OP_UD},
+#include "engine/soft/insn_table.def"
+    {.name = NULL},
+};
+#undef AT
+#undef AT7
+#undef AT8
+#undef AT16
+#undef ROW
+const size_t insn_row_count = sizeof(insn_rows) / sizeof(insn_rows[0]);
+_Static_assert(sizeof(insn_rows) / sizeof(insn_rows[0]) == ROWS, "both readings see the same lines");
+
+/* ---- third reading: where the rows of an opcode begin ---- */
+
+enum { TAB_ONE, TAB_0F, TAB_38, TAB_3A, TAB_V0F, TAB_V38, TAB_V3A, TAB_COUNT };
+
+#define AT1(map, first, o) [TAB_##map][0x##o] = AT_##map##_##first,
+#define AT(map, o) AT1(map, o, o)
+#define AT7(map, a, b, c, d, e, f, g)                                                                                  \
+	AT1(map, a, a) AT1(map, a, b) AT1(map, a, c) AT1(map, a, d) AT1(map, a, e) AT1(map, a, f) AT1(map, a, g)
+#define AT8(map, a, b, c, d, e, f, g, h) AT7(map, a, b, c, d, e, f, g) AT1(map, a, h)
+#define AT16(map, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)                                                      \
+	AT8(map, a, b, c, d, e, f, g, h)                                                                               \
+	AT1(map, a, i) AT1(map, a, j) AT1(map, a, k) AT1(map, a, l) AT1(map, a, m) AT1(map, a, n) AT1(map, a, o) AT1(map, a, p)
+#define ROW(...)
+static const uint16_t row_index[TAB_COUNT][256] = {
+#include "engine/soft/insn_table.def"
+};
+#undef AT
+
+/* Opcodes followed by ModRM, a bit each; all of 0F38 and 0F3A are. */
+static const uint64_t has_modrm_one[4] = {0x0f0f0f0f0f0f0f0f, 0x00000a0c00000000, 0x000000000000ffff, 0xc0c00000ff0f00f3};
+static const uint64_t has_modrm_0f[4] = {~0x00ff000000005ff0ull, ~0x0080000000000000ull, ~0x000007070000ffffull,
+					 ~0x000000000000ff00ull};
+
+static unsigned table_of(enum insn_enc enc, enum insn_map map)
+{
+	return enc == ENC_VEX ? TAB_V0F + (map - MAP_0F) : (unsigned)map;
+}
+
+size_t insn_first_row(enum insn_enc enc, enum insn_map map, uint8_t opcode)
+{
+	if (enc == ENC_EVEX || (enc == ENC_VEX && map == MAP_ONE))
+		return 0;
+	unsigned at = row_index[table_of(enc, map)][opcode];
+	return at ? at + 1 : 0;
+}
+
+/* ---- bytes ---- */
+
+struct cursor {
+	const uint8_t *bytes;
+	unsigned pos, avail;
+	int error; /* the first one; reads after it give 0 */
+};
+
+static inline uint64_t take(struct cursor *c, unsigned size)
+{
+	if (__builtin_expect(c->pos + size > c->avail, 0)) {
+		if (!c->error)
+			c->error = c->pos + size > INSN_MAX_LEN ? INSN_TOO_LONG : INSN_TOO_SHORT;
+		return 0;
+	}
+	const uint8_t *p = c->bytes + c->pos;
+	c->pos += size;
+	uint64_t v = 0;
+	for (unsigned i = 0; i < size; i++)
+		v |= (uint64_t)p[i] << (8 * i);
+	return v;
+}
+
+static inline int64_t take_signed(struct cursor *c, unsigned size)
+{
+	unsigned shift = 64 - 8 * size;
+	return (int64_t)(take(c, size) << shift) >> shift;
+}
+
+/* ---- prefixes and opcode ---- */
+
+/* What the prefixes say, beyond what struct insn keeps. */
+struct prefixes {
+	uint8_t rex_r, rex_x, rex_b; /* 0 or 8 */
+	uint8_t seg;
+	bool vex_ud; /* a prefix that a VEX instruction must not have, or a bad map */
+};
+
+/* Returns the first byte that is none. A REX that is not last before the opcode counts for nothing. */
+static uint8_t take_prefixes(struct insn *insn, struct prefixes *pf, struct cursor *c, enum insn_mode mode)
+{
+	for (;;) {
+		uint8_t b = take(c, 1);
+		switch (b) {
+		case 0x26:
+		case 0x2e:
+		case 0x36:
+		case 0x3e:
+			if (mode != INSN_MODE_64) {
+				pf->seg = (b >> 3) & 3;
+				insn->seg_override = true;
+			}
+			break;
+		case 0x64:
+		case 0x65:
+			pf->seg = b - 0x60;
+			insn->seg_override = true;
+			break;
+		case 0x66:
+			insn->opsz66 = true;
+			break;
+		case 0x67:
+			insn->addr67 = true;
+			break;
+		case 0xf0:
+			insn->lock = true;
+			break;
+		case 0xf2:
+		case 0xf3:
+			insn->rep = b;
+			break;
+		default:
+			if (mode == INSN_MODE_64 && (b & 0xf0) == 0x40) {
+				insn->rex = b;
+				continue;
+			}
+			return b;
+		}
+		insn->rex = 0;
+	}
+}
+
+static void take_vex(struct insn *insn, struct prefixes *pf, struct cursor *c, enum insn_mode mode, bool three)
+{
+	pf->vex_ud = insn->rex || insn->lock || insn->rep || insn->opsz66;
+	insn->enc = ENC_VEX;
+	insn->map = MAP_0F;
+	insn->rex = 0;
+	uint8_t b = take(c, 1);
+	pf->rex_r = b & 0x80 ? 0 : 8;
+	if (three) {
+		pf->rex_x = b & 0x40 ? 0 : 8;
+		pf->rex_b = b & 0x20 ? 0 : 8;
+		unsigned map = b & 0x1f;
+		if (map < MAP_0F || map > MAP_0F3A)
+			pf->vex_ud = true;
+		else
+			insn->map = map;
+		b = take(c, 1);
+		insn->w = b & 0x80;
+	}
+	insn->vvvv = ~(b >> 3) & 15;
+	insn->vl = (b >> 2) & 1;
+	insn->vpp = b & 3;
+	if (mode != INSN_MODE_64) {
+		pf->rex_b = 0;
+		insn->vvvv &= 7;
+	}
+	insn->opcode = take(c, 1);
+}
+
+static void take_opcode(struct insn *insn, struct prefixes *pf, struct cursor *c, enum insn_mode mode)
+{
+	uint8_t b = take_prefixes(insn, pf, c, mode);
+	if (b == 0xc4 || b == 0xc5) {
+		/* LES and LDS have no register form: outside 64-bit mode, what would be one is VEX. */
+		bool vex = mode == INSN_MODE_64;
+		if (!vex) {
+			uint8_t next = take(c, 1);
+			vex = next >= 0xc0;
+			c->pos -= c->error ? 0 : 1;
+		}
+		if (vex) {
+			take_vex(insn, pf, c, mode, b == 0xc4);
+			return;
+		}
+	}
+	insn->w = insn->rex & 8;
+	pf->rex_r = (insn->rex & 4) << 1;
+	pf->rex_x = (insn->rex & 2) << 2;
+	pf->rex_b = (insn->rex & 1) << 3;
+	insn->map = MAP_ONE;
+	if (b == 0x0f) {
+		insn->map = MAP_0F;
+		b = take(c, 1);
+		if (b == 0x38 || b == 0x3a) {
+			insn->map = b == 0x38 ? MAP_0F38 : MAP_0F3A;
+			b = take(c, 1);
+		}
+	}
+	insn->opcode = b;
+	insn->vpp = insn->rep == 0xf3 ? 2 : insn->rep == 0xf2 ? 3 : insn->opsz66 ? 1 : 0;
+}
+
+/* ---- ModRM ---- */
+
+static void take_address16(struct insn *insn, struct cursor *c)
+{
+	static const uint8_t base[8] = {3, 3, 5, 5, 6, 7, 5, 3};
+	static const uint8_t index[8] = {6, 7, 6, 7, INSN_NO_REG, INSN_NO_REG, INSN_NO_REG, INSN_NO_REG};
+	unsigned rm = insn->modrm & 7;
+	insn->base = base[rm];
+	insn->index = index[rm];
+	if (insn->mod == 0 && rm == 6) {
+		insn->base = INSN_NO_REG;
+		insn->disp = take_signed(c, 2);
+	} else if (insn->mod) {
+		insn->disp = take_signed(c, insn->mod);
+	}
+}
+
+static void take_address(struct insn *insn, const struct prefixes *pf, struct cursor *c, enum insn_mode mode)
+{
+	unsigned base = insn->modrm & 7;
+	bool sib = base == 4;
+	if (sib) {
+		uint8_t b = take(c, 1);
+		base = b & 7;
+		unsigned index = ((b >> 3) & 7) | pf->rex_x;
+		/* No index, but for a gather, whose index is a vector register. */
+		if (index != 4 || insn->enc == ENC_VEX)
+			insn->index = index;
+		insn->scale = 1 << (b >> 6);
+	}
+	if (base == 5 && insn->mod == 0) {
+		if (!sib && mode == INSN_MODE_64)
+			insn->base = INSN_RIP;
+		insn->disp = take_signed(c, 4);
+		return;
+	}
+	insn->base = base | pf->rex_b;
+	if (insn->mod)
+		insn->disp = take_signed(c, insn->mod == 1 ? 1 : 4);
+}
+
+static void take_modrm(struct insn *insn, const struct prefixes *pf, struct cursor *c, enum insn_mode mode)
+{
+	uint8_t b = take(c, 1);
+	insn->has_modrm = true;
+	insn->modrm = b;
+	insn->mod = b >> 6;
+	insn->reg = ((b >> 3) & 7) | pf->rex_r;
+	insn->rm = (b & 7) | pf->rex_b;
+	/* MOV to and from control and debug registers ignores mod. */
+	if (insn->map == MAP_0F && insn->enc == ENC_LEGACY && (insn->opcode & 0xfc) == 0x20)
+		insn->mod = 3;
+	if (insn->mod == 3)
+		return;
+	insn->mem = true;
+	if (insn->addrsize == 2)
+		take_address16(insn, c);
+	else
+		take_address(insn, pf, c, mode);
+}
+
+static bool modrm_follows(const struct insn *insn)
+{
+	const uint64_t *bits = insn->map == MAP_ONE ? has_modrm_one : has_modrm_0f;
+	return insn->map >= MAP_0F38 || (bits[insn->opcode >> 6] >> (insn->opcode & 63)) & 1;
+}
+
+/* ---- rows ---- */
+
+static bool mask_fits(unsigned mask, unsigned n)
+{
+	return !mask || (mask >> n) & 1;
+}
+
+static bool row_fits(const struct insn_row *row, const struct insn *insn, enum insn_mode mode)
+{
+	if (!mask_fits(row->pp, insn->vpp))
+		return false;
+	if (row->flags & (ROW_NO64 | ROW_ONLY64 | ROW_MEM_ONLY | ROW_REG_ONLY)) {
+		if (row->flags & (mode == INSN_MODE_64 ? ROW_NO64 : ROW_ONLY64))
+			return false;
+		if (row->flags & (insn->mem ? ROW_REG_ONLY : ROW_MEM_ONLY))
+			return false;
+	}
+	return mask_fits(row->slash, (insn->modrm >> 3) & 7) && mask_fits(row->rm_mask, insn->modrm & 7) &&
+	       mask_fits(row->sel_w, insn->w) && mask_fits(row->sel_l, insn->vl);
+}
+
+static const struct insn_row *find_row(const struct insn *insn, enum insn_mode mode, unsigned first)
+{
+	if (first) {
+		for (const struct insn_row *row = &insn_rows[first + 1]; row->name; row++)
+			if (row_fits(row, insn, mode))
+				return row;
+	}
+	return &insn_rows[0];
+}
+
+/* ---- sizes ---- */
+
+static uint8_t operand_size(const struct insn *insn, enum insn_mode mode)
+{
+	const struct insn_row *row = insn->row;
+	bool mode64 = mode == INSN_MODE_64;
+	bool is16 = (insn->opsz66 && !insn->opsz_mandatory) != (mode == INSN_MODE_16);
+	switch ((enum row_opsize)row->opsize) {
+	case OS_B:
+		return 1;
+	case OS_Y:
+		return insn->w && mode64 ? 8 : 4;
+	case OS_N:
+		return mode64 ? 8 : 4;
+	case OS_Z:
+		return is16 ? 2 : 4;
+	case OS_V:
+		break;
+	}
+	if (insn->w && mode64)
+		return 8;
+	if (is16)
+		return 2;
+	return mode64 && row->flags & ROW_DEF64 ? 8 : 4;
+}
+
+static unsigned size_in_bytes(const struct insn *insn, unsigned size, enum insn_mode mode)
+{
+	if (__builtin_expect(size == SZ_V, 1))
+		return insn->opsize;
+	if (!(size & SZ_SYMBOLIC))
+		return size;
+	unsigned y = insn->w && mode == INSN_MODE_64 ? 8 : 4;
+	unsigned l = 16u << insn->vl;
+	switch (size) {
+	case SZ_2V:
+		return 2 * insn->opsize;
+	case SZ_Y:
+		return y;
+	case SZ_2Y:
+		return 2 * y;
+	case SZ_W:
+		return insn->w ? 8 : 4;
+	case SZ_L:
+		return l;
+	case SZ_HL:
+		return l / 2;
+	case SZ_QL:
+		return l / 4;
+	case SZ_EL:
+		return l / 8;
+	case SZ_DUP:
+		return insn->vl ? 32 : 8;
+	case SZ_XD:
+		return insn->opsize == 2 ? 2 : 4;
+	case SZ_FAR:
+		return 2 + insn->opsize;
+	case SZ_DESC:
+		return mode == INSN_MODE_64 ? 10 : 6;
+	case SZ_ENV:
+		return insn->opsize == 2 ? 14 : 28;
+	case SZ_SAVE:
+		return insn->opsize == 2 ? 94 : 108;
+	default:
+		return insn->opsize;
+	}
+}
+
+/* ---- immediates ---- */
+
+static void take_imm(struct insn *insn, struct cursor *c)
+{
+	unsigned z = insn->opsize == 2 ? 2 : 4;
+	unsigned start = c->pos;
+	switch ((enum row_imm)insn->row->imm) {
+	case IMM_NONE:
+		return;
+	case IMM_8:
+	case IMM_REL8:
+	case IMM_COUNT:
+		insn->imm = take_signed(c, 1);
+		break;
+	case IMM_Z:
+	case IMM_REL:
+		insn->imm = take_signed(c, z);
+		break;
+	case IMM_V:
+		insn->imm = take_signed(c, insn->opsize);
+		break;
+	case IMM_U8:
+		insn->imm = take(c, 1);
+		break;
+	case IMM_U16:
+		insn->imm = take(c, 2);
+		break;
+	case IMM_FAR:
+		insn->imm = take(c, insn->opsize);
+		insn->imm2 = take(c, 2);
+		break;
+	case IMM_ENTER:
+		insn->imm = take(c, 2);
+		insn->imm2 = take(c, 1);
+		break;
+	case IMM_8_8:
+		insn->imm = take(c, 1);
+		insn->imm2 = take(c, 1);
+		break;
+	case IMM_MOFFS:
+		insn->disp = take(c, insn->addrsize);
+		insn->mem = true;
+		return;
+	}
+	insn->imm_size = c->pos - start;
+}
+
+/* ---- what remains ---- */
+
+static void settle_flags(struct insn *insn)
+{
+	const struct insn_row *row = insn->row;
+	insn->flags_read = row->flags_read;
+	insn->flags_written = row->flags_written;
+	if (row->flags & ROW_COND) {
+		static const uint16_t read[8] = {FLAG_OF, FLAG_CF, FLAG_ZF, FLAG_CF | FLAG_ZF, FLAG_SF, FLAG_PF,
+						 FLAG_SF | FLAG_OF, FLAG_ZF | FLAG_SF | FLAG_OF};
+		insn->cond = insn->opcode & 15;
+		insn->flags_read = read[insn->cond >> 1];
+	}
+	if (row->imm == IMM_COUNT && !(insn->imm & (insn->opsize == 8 ? 63 : 31)))
+		insn->flags_written = 0;
+}
+
+static void settle_operands(struct insn *insn, const struct prefixes *pf, enum insn_mode mode)
+{
+	const struct insn_row *row = insn->row;
+	insn->reg_size = size_in_bytes(insn, row->reg_size, mode);
+	insn->rm_size = size_in_bytes(insn, row->rm_size, mode);
+	if (row->reg_in_opcode)
+		insn->reg = (insn->opcode & 7) | pf->rex_b;
+	else if (row->reg_kind == REG_MMX || row->reg_kind == REG_SEG)
+		insn->reg &= 7;
+	if (row->op == OP_PUSH_SEG || row->op == OP_POP_SEG)
+		insn->reg = (insn->opcode >> 3) & 7;
+	if (row->rm_kind == REG_MMX || row->rm_kind == REG_ST)
+		insn->rm &= 7;
+	if (row->op == OP_MASKED_STORE && !insn->mem) {
+		insn->mem = true;
+		insn->base = 7;
+		insn->mem_size = row->mem_size;
+		insn->mem_acc = ACC_W;
+	} else if (insn->mem) {
+		insn->mem_size = size_in_bytes(insn, row->mem_size, mode);
+		insn->mem_acc = row->rm_acc;
+	}
+	insn->seg = pf->seg;
+	if (!insn->seg_override)
+		insn->seg = insn->mem && (insn->base == 4 || insn->base == 5) ? ENGINE_SS : ENGINE_DS;
+	if (insn->index == 4 && row->op != OP_GATHER)
+		insn->index = INSN_NO_REG;
+}
+
+static bool operands_undefined(const struct insn *insn, enum insn_mode mode)
+{
+	const struct insn_row *row = insn->row;
+	switch (row->reg_kind) {
+	case REG_SEG:
+		return insn->reg > ENGINE_GS || (row->op == OP_MOV_TO_SEG && insn->reg == ENGINE_CS);
+	case REG_CR:
+		return !((1u << insn->reg) & (mode == INSN_MODE_64 ? 0x11du : 0x1du));
+	case REG_DR:
+		return insn->reg > 7;
+	default:
+		break;
+	}
+	if (insn->enc == ENC_VEX && !row->vvvv_kind && insn->vvvv)
+		return true;
+	if (row->op == OP_GATHER)
+		return insn->index == INSN_NO_REG || insn->addrsize == 2 || (insn->modrm & 7) != 4 ||
+		       insn->reg == insn->index || insn->reg == insn->vvvv || insn->index == insn->vvvv;
+	return false;
+}
+
+/* Gives what 64-bit mode lacks as its twin there. */
+static void settle_twin(struct insn *insn)
+{
+	if (insn->map != MAP_ONE || insn->enc != ENC_LEGACY)
+		return;
+	if ((insn->opcode & 0xf0) == 0x40) {
+		insn->has_modrm = true;
+		insn->mod = 3;
+		insn->reg = (insn->opcode >> 3) & 1;
+		insn->rm = insn->opcode & 7;
+		insn->modrm = 0xc0 | insn->reg << 3 | insn->rm;
+		insn->opcode = 0xff;
+	} else if (insn->opcode == 0x82) {
+		insn->opcode = 0x80;
+	}
+}
+
+int insn_decode(struct insn *insn, const uint8_t *bytes, size_t avail, enum insn_mode mode)
+{
+	struct cursor c = {.bytes = bytes, .avail = avail < INSN_MAX_LEN ? avail : INSN_MAX_LEN};
+	struct prefixes pf = {0};
+	*insn = (struct insn){.row = &insn_rows[0], .base = INSN_NO_REG, .index = INSN_NO_REG, .scale = 1};
+	take_opcode(insn, &pf, &c, mode);
+	if (c.error)
+		return c.error;
+	static const uint8_t address_size[3][2] = {{2, 4}, {4, 2}, {8, 4}};
+	insn->addrsize = address_size[mode][insn->addr67];
+
+	unsigned at = row_index[table_of(insn->enc, insn->map)][insn->opcode];
+	if (pf.vex_ud)
+		at = 0;
+	if (at == AT_ONE_90 && pf.rex_b && insn->rep != 0xf3)
+		at = AT_ONE_91;
+	if (at && modrm_follows(insn))
+		take_modrm(insn, &pf, &c, mode);
+	insn->row = find_row(insn, mode, at);
+	insn->op = insn->row->op;
+	if (insn->row->pp) {
+		insn->rep_mandatory = insn->vpp >= 2;
+		insn->opsz_mandatory = insn->vpp == 1 && !(insn->row->pp & IS_OPSIZE);
+	}
+	insn->opsize = operand_size(insn, mode);
+	take_imm(insn, &c);
+	if (c.error)
+		return c.error;
+
+	settle_operands(insn, &pf, mode);
+	settle_flags(insn);
+	if ((insn->lock && !(insn->row->flags & ROW_LOCKABLE && insn->mem)) || operands_undefined(insn, mode))
+		insn->op = OP_UD;
+	settle_twin(insn);
+	insn->len = c.pos;
+	for (unsigned i = 0; i < INSN_MAX_LEN; i++)
+		insn->bytes[i] = i < c.pos ? bytes[i] : 0;
+	return 0;
+}
