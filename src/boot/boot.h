@@ -2,9 +2,9 @@
 /*
  * boot.h - puts a kernel into guest memory and says in what state the first CPU enters it.
  *
- * Takes bzImage (Linux/x86 boot protocol), ELF with a PVH note (Xen's public/arch-x86/hvm/start_info.h) and multiboot 1;
- * also writes what firmware would have left: ACPI tables, SMBIOS and the memory map. Files come from the user and may
- * hold anything: every length and address in them is checked against the file and against guest memory.
+ * Takes bzImage (Linux/x86 boot protocol), ELF with a PVH note (Xen's public/arch-x86/hvm/start_info.h) and multiboot
+ * 1; also writes what firmware would have left: ACPI tables, SMBIOS and the memory map. Files come from the user and
+ * may hold anything: every length and address in them is checked against the file and against guest memory.
  *
  * Not here: chips, the engine's memory regions, waking secondary CPUs. Nothing is kept between calls, so a machine that
  * resets calls boot_load again. One thread, before any vCPU runs.

@@ -42,6 +42,7 @@
 #define PLATFORM_I8042_DATA 0x60
 #define PLATFORM_I8042_COMMAND 0x64
 #define PLATFORM_RTC_PORT 0x70 /* two bytes */
+#define PLATFORM_RTC_CENTURY 0x32 /* the CMOS byte with the century in BCD */
 #define PLATFORM_POST_PORT 0x80
 #define PLATFORM_PORT92 0x92
 #define PLATFORM_DEBUG_EXIT_PORT 0xF4
