@@ -195,11 +195,11 @@ struct soft_cpu {
 	uint64_t pdpte[4];     /* PAE paging's, loaded by MOV CR3 */
 	bool nmi_masked, halted;
 	/* mmu.c's own: which TLB entries may be in use, by SOFT_TLB_GLOBAL, so that a flush need not visit all, and
-	 * the linear range that large pages were entered from. */
+	 * the linear ranges that large pages were entered from, one in each half of the canonical addresses. */
 	uint64_t tlb_used[SOFT_MMU_COUNT][2][SOFT_TLB_SIZE / 64];
 	uint64_t itlb_used[2][2][SOFT_ITLB_SIZE / 64];
 	uint8_t itlb_flags[2][SOFT_ITLB_SIZE];
-	uint64_t large_first, large_last;
+	uint64_t large_first[2], large_last[2];
 	uint64_t jc_pages[64]; /* filter: bit hash of linear pages that have jump-cache entries */
 	struct {
 		bool pending;  /* an exception to deliver before the next instruction */
@@ -217,7 +217,7 @@ struct soft_cpu {
 	} delivery;
 	struct {
 		enum soft_bounce_kind kind;
-		bool write;
+		bool write, locked; /* locked: vm->split_lock is held */
 		unsigned size, size1; /* bytes in all, and in the first page */
 		uint64_t gva;
 		uint64_t gpa[2];

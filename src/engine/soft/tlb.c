@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tlb.c - emptying the TLBs, and the instruction TLB.
+ *
+ * A flush costs by what is in use, not by the size of the arrays: bitmaps name the entries that were filled since they
+ * were last emptied (tlb_used, itlb_used; one for global and one for other pages, so that a change of address space
+ * does not look at the kernel's). A bit may be stale, so each entry's own flags decide.
+ *
+ * Large pages are entered as the 4 KiB that were touched. INVLPG within one must drop them all, so the entries say that
+ * they are of a large page, and the linear range where such entries may be keeps other INVLPGs cheap.
+ */
+#include "engine/soft/tlb.h"
+
+#define ITLB_EMPTY (~0ull)
+
+void soft_tlb_clear(struct soft_tlb_entry *entry, unsigned index)
+{
+	__atomic_store_n(&entry->tag_read, soft_tlb_no_tag(index), __ATOMIC_RELAXED);
+	__atomic_store_n(&entry->tag_write, soft_tlb_no_tag(index), __ATOMIC_RELAXED);
+}
+
+static void jc_clear(struct soft_cpu *cpu)
+{
+	uint64_t any = 0;
+
+	for (unsigned i = 0; i < 64; i++) {
+		any |= cpu->jc_pages[i];
+		cpu->jc_pages[i] = 0;
+	}
+	if (!any)
+		return;
+	for (unsigned i = 0; i < SOFT_JC_SIZE; i++)
+		cpu->jc[i].mode = ~0ull;
+}
+
+void soft_tlb_init(struct soft_cpu *cpu)
+{
+	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
+		for (unsigned i = 0; i < SOFT_TLB_SIZE; i++)
+			soft_tlb_clear(&cpu->tlb[mmu][i], i);
+		for (unsigned i = 0; i < SOFT_TLB_SIZE / 64; i++)
+			cpu->tlb_used[mmu][0][i] = cpu->tlb_used[mmu][1][i] = 0;
+	}
+	for (unsigned user = 0; user < 2; user++) {
+		for (unsigned i = 0; i < SOFT_ITLB_SIZE; i++)
+			cpu->itlb_of[user][i] = ITLB_EMPTY;
+		for (unsigned i = 0; i < SOFT_ITLB_SIZE / 64; i++)
+			cpu->itlb_used[user][0][i] = cpu->itlb_used[user][1][i] = 0;
+		cpu->large_first[user] = ~0ull;
+		cpu->large_last[user] = 0;
+	}
+	cpu->jc_pages[0] = 1;
+	jc_clear(cpu);
+}
+
+/* Empties the entries of one class that a bitmap names and that are global or not, as asked. */
+static void flush_data(struct soft_cpu *cpu, unsigned mmu, unsigned global)
+{
+	for (unsigned word = 0; word < SOFT_TLB_SIZE / 64; word++) {
+		uint64_t bits = cpu->tlb_used[mmu][global][word];
+		cpu->tlb_used[mmu][global][word] = 0;
+		for (; bits; bits &= bits - 1) {
+			unsigned index = word * 64 + (unsigned)__builtin_ctzll(bits);
+			struct soft_tlb_entry *entry = &cpu->tlb[mmu][index];
+			if ((entry->flags & SOFT_TLB_GLOBAL) == global)
+				soft_tlb_clear(entry, index);
+		}
+	}
+}
+
+static void flush_exec(struct soft_cpu *cpu, unsigned user, unsigned global)
+{
+	for (unsigned word = 0; word < SOFT_ITLB_SIZE / 64; word++) {
+		uint64_t bits = cpu->itlb_used[user][global][word];
+		cpu->itlb_used[user][global][word] = 0;
+		for (; bits; bits &= bits - 1) {
+			unsigned index = word * 64 + (unsigned)__builtin_ctzll(bits);
+			if ((cpu->itlb_flags[user][index] & SOFT_TLB_GLOBAL) == global)
+				cpu->itlb_of[user][index] = ITLB_EMPTY;
+		}
+	}
+}
+
+void soft_tlb_flush(struct soft_cpu *cpu, bool global_too)
+{
+	for (unsigned global = 0; global <= global_too; global++) {
+		for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++)
+			flush_data(cpu, mmu, global);
+		flush_exec(cpu, 0, global);
+		flush_exec(cpu, 1, global);
+	}
+	if (global_too) {
+		for (unsigned half = 0; half < 2; half++) {
+			cpu->large_first[half] = ~0ull;
+			cpu->large_last[half] = 0;
+		}
+	}
+	jc_clear(cpu);
+}
+
+/* Do two linear addresses lie in the same page, of the size that an entry's flags say? (4 MiB stands for 2, too.) */
+static bool same_page(uint64_t a, uint64_t b, uint64_t flags)
+{
+	unsigned shift = flags & SOFT_TLB_HUGE ? 30 : flags & SOFT_TLB_LARGE ? 22 : 12;
+
+	return a >> shift == b >> shift;
+}
+
+static uint64_t itlb_linear(uint64_t key)
+{
+	return (uint64_t)((int64_t)(key & ~((1ull << 28) - 1)) >> 16);
+}
+
+/* Empties all entries of the large page around linear. */
+static void flush_large(struct soft_cpu *cpu, uint64_t linear)
+{
+	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
+		for (unsigned i = 0; i < SOFT_TLB_SIZE; i++) {
+			struct soft_tlb_entry *entry = &cpu->tlb[mmu][i];
+			if (same_page(entry->tag_read, linear, entry->flags))
+				soft_tlb_clear(entry, i);
+		}
+	}
+	for (unsigned user = 0; user < 2; user++) {
+		for (unsigned i = 0; i < SOFT_ITLB_SIZE; i++) {
+			if (same_page(itlb_linear(cpu->itlb_of[user][i]), linear, cpu->itlb_flags[user][i]))
+				cpu->itlb_of[user][i] = ITLB_EMPTY;
+		}
+	}
+	jc_clear(cpu);
+}
+
+void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t linear)
+{
+	unsigned index = soft_tlb_index(linear), bit = soft_jc_page_bit(linear), half = linear >> 63;
+
+	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
+		struct soft_tlb_entry *entry = &cpu->tlb[mmu][index];
+		if (entry->tag_read >> 12 == linear >> 12)
+			soft_tlb_clear(entry, index);
+	}
+	cpu->itlb_of[0][soft_itlb_index(linear)] = ITLB_EMPTY;
+	cpu->itlb_of[1][soft_itlb_index(linear)] = ITLB_EMPTY;
+	if (linear >= cpu->large_first[half] && linear <= cpu->large_last[half])
+		flush_large(cpu, linear);
+	else if (cpu->jc_pages[bit / 64] >> bit % 64 & 1)
+		jc_clear(cpu);
+}
+
+void soft_tlb_protect(struct soft_cpu *cpu, uint64_t gpa)
+{
+	uint64_t page = gpa & ~(uint64_t)SOFT_PAGE_MASK;
+
+	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
+		for (unsigned i = 0; i < SOFT_TLB_SIZE; i++) {
+			struct soft_tlb_entry *entry = &cpu->tlb[mmu][i];
+			uint64_t flags = __atomic_load_n(&entry->flags, __ATOMIC_RELAXED);
+			if ((flags & ~(uint64_t)SOFT_PAGE_MASK) == page)
+				__atomic_store_n(&entry->tag_write, soft_tlb_no_tag(i), __ATOMIC_RELAXED);
+		}
+	}
+}
+
+void soft_tlb_note_large(struct soft_cpu *cpu, uint64_t linear, unsigned flags)
+{
+	uint64_t offset = ((flags & SOFT_TLB_HUGE ? 1ull << 30 : 1ull << 22)) - 1;
+	unsigned half = linear >> 63;
+
+	if ((linear & ~offset) < cpu->large_first[half])
+		cpu->large_first[half] = linear & ~offset;
+	if ((linear | offset) > cpu->large_last[half])
+		cpu->large_last[half] = linear | offset;
+}
+
+bool soft_translate_exec(struct soft_cpu *cpu, uint64_t linear, uint64_t *gpa)
+{
+	unsigned user = soft_cpl(cpu) == 3, index = soft_itlb_index(linear);
+	uint64_t key = cpu->itlb_of[user][index];
+	struct soft_walk walk;
+
+	if ((key ^ linear >> 12 << 28) >> 28 == 0 && soft_is_canonical(linear) && key != ITLB_EMPTY) {
+		*gpa = (key << 36 >> 24) | (linear & SOFT_PAGE_MASK);
+		return true;
+	}
+	if (!soft_walk(cpu, linear, SOFT_EXEC, user, false, &walk))
+		return false;
+	*gpa = walk.gpa;
+	if (walk.gpa >> 40)
+		return true; /* does not fit into a key */
+	key = SOFT_ITLB_KEY(linear, walk.gpa);
+	cpu->itlb_of[user][index] = key;
+	cpu->itlb_flags[user][index] = (uint8_t)walk.flags;
+	cpu->itlb_used[user][walk.flags & SOFT_TLB_GLOBAL][index / 64] |= 1ull << index % 64;
+	if (walk.flags & (SOFT_TLB_LARGE | SOFT_TLB_HUGE))
+		soft_tlb_note_large(cpu, linear, walk.flags);
+	return true;
+}
