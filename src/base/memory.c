@@ -7,7 +7,8 @@
 
 static _Noreturn void memory_out(void)
 {
-	static const char text[] = "plures: out of memory: this process reached the host's or its control group's limit\n";
+	static const char text[] =
+	    "plures: out of memory: this process reached the host's or its control group's limit\n";
 	ssize_t ignored = write(STDERR_FILENO, text, sizeof(text) - 1);
 	(void)ignored;
 	abort();

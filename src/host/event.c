@@ -29,11 +29,11 @@ struct event_source {
 
 struct event_loop {
 	int epoll, wake;
-	atomic_int stop;                 /* the status asked for, or NOT_STOPPED */
-	bool in_turn;                    /* the loop's thread only */
-	pthread_mutex_t lock;            /* of the fields below */
+	atomic_int stop;      /* the status asked for, or NOT_STOPPED */
+	bool in_turn;         /* the loop's thread only */
+	pthread_mutex_t lock; /* of the fields below */
 	struct event_source *sources;
-	struct event_source *dead;       /* removed, but perhaps still in the batch */
+	struct event_source *dead; /* removed, but perhaps still in the batch */
 	struct event_work *work, **work_end;
 };
 
@@ -55,10 +55,12 @@ static void source_unlink(struct event_source *source)
 
 static void source_list_free(struct event_source **list)
 {
-	while (*list) {
-		struct event_source *source = *list;
-		source_unlink(source);
+	struct event_source *source = *list;
+	*list = NULL;
+	while (source) {
+		struct event_source *next = source->next;
 		free(source);
+		source = next;
 	}
 }
 

@@ -91,8 +91,7 @@ int host_memory_check(uint64_t size, struct error *err)
 		return 0;
 	char wanted[SIZE_TEXT], most[SIZE_TEXT];
 	return error_set(err, -ENOMEM, "%s of guest memory is more than this host has to give: ask for at most %s",
-			 size_format(size, wanted, sizeof(wanted)),
-			 size_format(limit >> 20 << 20, most, sizeof(most)));
+			 size_format(size, wanted, sizeof(wanted)), size_format(limit >> 20 << 20, most, sizeof(most)));
 }
 
 int host_memory_init(struct host_memory *m, const char *name, uint64_t size, struct error *err)
@@ -118,8 +117,9 @@ int host_memory_init(struct host_memory *m, const char *name, uint64_t size, str
 	}
 	void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
 	if (base == MAP_FAILED) {
-		rc = error_errno(err, -errno, "guest memory \"%s\": can't map %s (see `ulimit -v` and vm.overcommit_memory)",
-				 name, size_format(size, text, sizeof(text)));
+		rc = error_errno(err, -errno,
+				 "guest memory \"%s\": can't map %s (see `ulimit -v` and vm.overcommit_memory)", name,
+				 size_format(size, text, sizeof(text)));
 		goto fail;
 	}
 	m->base = base;

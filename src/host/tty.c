@@ -18,7 +18,9 @@ static struct {
 	bool registered;
 } raw_tty;
 
-static const int tty_signals[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGXCPU };
+static const int tty_signals[] = {
+	SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGXCPU
+};
 
 void tty_restore(void)
 {

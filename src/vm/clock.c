@@ -113,7 +113,8 @@ static void clock_program(struct clock *clock)
 	uint64_t at;
 	if (__builtin_add_overflow(clock->programmed, clock->base, &at) || at > INT64_MAX)
 		at = INT64_MAX;
-	struct itimerspec spec = { .it_value = { .tv_sec = (time_t)(at / NS_PER_S), .tv_nsec = (long)(at % NS_PER_S) } };
+	struct itimerspec spec = { .it_value = { .tv_sec = (time_t)(at / NS_PER_S),
+						 .tv_nsec = (long)(at % NS_PER_S) } };
 	int r = timerfd_settime(clock->fd, TFD_TIMER_ABSTIME, &spec, NULL);
 	assert(r == 0);
 	(void)r;

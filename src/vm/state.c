@@ -297,8 +297,8 @@ int state_enter(struct state_reader *r, const char *name, uint32_t instance, uin
 		if (section.instance != instance || !name_is(section.name, section.name_length, name))
 			continue;
 		if (section.version > max_version)
-			return error_set(err, -ENOTSUP, "saved state of %s is version %u; this plures reads up to %u", name,
-					 section.version, max_version);
+			return error_set(err, -ENOTSUP, "saved state of %s is version %u; this plures reads up to %u",
+					 name, section.version, max_version);
 		r->current = section;
 		if (version)
 			*version = section.version;
