@@ -3,9 +3,8 @@
  * board.h - what a PC's plain chips are soldered to, and the table of those chips.
  *
  * A chip of devices.def is made by `struct device *NAME_create(const struct board *board)`, which registers its own
- * ports and copies what it wants out of the board; NULL means that memory ran out. The machine makes them all, in the
- * table's order. Chips that a machine has several of or that others call (lapic, ioapic, i8259, i8250) have their own
- * headers.
+ * ports and copies what it wants out of the board. The machine makes them all, in the table's order. Chips that a
+ * machine has several of or that others call (lapic, ioapic, i8259, i8250) have their own headers.
  */
 #ifndef PLURES_CHIP_BOARD_H
 #define PLURES_CHIP_BOARD_H

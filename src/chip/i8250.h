@@ -35,7 +35,7 @@ struct i8250_config {
 	struct i8250_back back;
 };
 
-struct i8250 *i8250_create(const struct i8250_config *config); /* NULL when memory ran out */
+struct i8250 *i8250_create(const struct i8250_config *config); /* never NULL */
 struct device *i8250_device(struct i8250 *uart);
 
 /* Bytes for the guest: returns how many were taken. Any thread. */

@@ -14,7 +14,7 @@
 
 struct i8259;
 
-/* `output` is the master's INT: LINT0 of the boot CPU's lapic. NULL when memory ran out. */
+/* `output` is the master's INT: LINT0 of the boot CPU's lapic. Never NULL. */
 struct i8259 *i8259_create(struct bus *pio, struct irq_line output);
 struct device *i8259_device(struct i8259 *pic);
 

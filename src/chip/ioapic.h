@@ -23,7 +23,7 @@ struct ioapic_config {
 	void *ctx;
 };
 
-struct ioapic *ioapic_create(const struct ioapic_config *config); /* NULL when memory ran out */
+struct ioapic *ioapic_create(const struct ioapic_config *config); /* never NULL */
 struct device *ioapic_device(struct ioapic *ioapic);
 
 /* The level of an input pin. ISA interrupt n is pin n, but the 8254's interrupt 0 is pin 2. Type of irq_line.set. */

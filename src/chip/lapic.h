@@ -3,8 +3,7 @@
  * lapic.h - local APICs, one a vCPU, and the bus between them: SDM Vol. 3, chapter 11 (xAPIC and x2APIC).
  *
  * What executes instructions asks lapic_ack for a vector when the guest can take one; everyone else posts messages with
- * lapic_bus_deliver (I/O APIC, MSI) or lapic_set_lint (8259). Not here: the wait-for-SIPI state, which is the
- * machine's.
+ * lapic_bus_deliver (I/O APIC, MSI) or lapic_set_lint (8259). Not here: the wait-for-SIPI state, the machine's own.
  *
  * Threads: functions marked "owner" are for the vCPU's own thread, the others for any. Each lapic has one lock, never
  * held while calling another lapic, the I/O APIC or the 8259; kick is called with it held. A device may therefore
@@ -50,7 +49,7 @@ struct lapic_host {
 
 /* ---- the bus ---- */
 
-struct lapic_bus *lapic_bus_create(void);      /* NULL when memory ran out */
+struct lapic_bus *lapic_bus_create(void);      /* never NULL */
 void lapic_bus_destroy(struct lapic_bus *bus); /* after its lapics */
 
 /* Set before any vCPU runs. eoi: the guest ended a level-triggered interrupt (ioapic_eoi). extint: takes a vector from
@@ -75,12 +74,16 @@ struct lapic_config {
 	struct lapic_host host;
 };
 
-/* All are to be created before any vCPU runs. NULL when memory ran out. Destroy by its device's ops. */
+/* All are to be created before any vCPU runs. Never NULL. Destroy by its device's ops. */
 struct lapic *lapic_create(const struct lapic_config *config);
 struct device *lapic_device(struct lapic *lapic);
 
 /* INIT: as reset, but keeps the id and the APIC base MSR (SDM Vol. 3, 11.4.7.3). Owner. */
 void lapic_init(struct lapic *lapic);
+
+/* Leaves the boot CPU's lapic as PC firmware does, for a guest that is entered without any: enabled, the 8259 on LINT0
+ * and NMI on LINT1 (MP specification 1.4, 3.6.2.2). After a reset, before the vCPU runs. */
+void lapic_virtual_wire(struct lapic *lapic);
 
 /* An access to guest-physical gpa by the owner: false when it is not in this lapic's page, or the page is not there
  * (disabled, x2APIC mode), so that the memory bus should be asked. */
