@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles what runs in test machines: the tiny guests (guests/tiny) and the program suite (guests/suite).
+
+    build.py               compiles everything, prints the paths
+    build.py hello ...     only these tiny guests
+
+Not part of the Meson build: these are programs for another machine, with flags of their own, and a test that needs one
+compiles it when it is older than its sources."""
+import pathlib
+import subprocess
+import sys
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP / "scripts"))
+import guest_assets  # noqa: E402
+
+HERE = TOP / "guests"
+OUT = guest_assets.CACHE / "guest" / "build"
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter"]
+FREESTANDING = ["-ffreestanding", "-nostdlib", "-static", "-fno-pie", "-no-pie", "-fno-stack-protector", "-fcf-protection=none",
+                "-fno-asynchronous-unwind-tables", f"-I{HERE}/lib", f"-Wl,-T,{HERE}/lib/guest.ld", "-Wl,--build-id=none",
+                "-Wl,-z,noexecstack", "-Wl,--no-warn-rwx-segments", "-Wl,-z,max-page-size=4096"]
+
+
+class BuildError(Exception):
+    pass
+
+
+def compile_to(output, flags, sources, depends=()):
+    """Runs the compiler when the output is older than a source or than this script."""
+    output = OUT / output
+    newest = max(p.stat().st_mtime for p in [*sources, *depends, pathlib.Path(__file__)])
+    if output.exists() and output.stat().st_mtime > newest:
+        return output
+    with guest_assets.locked(f"build-{output.name}"):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = output.with_name(f".{output.name}.partial")
+        r = subprocess.run(["gcc", "-g0", *WARNINGS, *flags, "-o", str(partial), *map(str, sources)],
+                           capture_output=True, text=True)
+        if r.returncode:
+            raise BuildError(f"{output.name} does not compile:\n{r.stderr}")
+        if r.stderr:
+            print(r.stderr, file=sys.stderr)
+        partial.rename(output)
+    return output
+
+
+def tiny_names():
+    return sorted(p.stem for p in (HERE / "tiny").glob("*.[cS]"))
+
+
+def tiny(name):
+    """The path of a tiny guest's ELF file: 64-bit with a PVH note from C, 32-bit with a multiboot header from assembly."""
+    lib = sorted((HERE / "lib").glob("*"))
+    assembly = HERE / "tiny" / f"{name}.S"
+    if assembly.exists():
+        return compile_to(f"tiny/{name}", ["-m32", *FREESTANDING], [assembly], lib)
+    return compile_to(f"tiny/{name}", ["-std=gnu17", "-O1", "-mgeneral-regs-only", "-mno-red-zone", *FREESTANDING],
+                      [HERE / "tiny" / f"{name}.c", HERE / "lib" / "guest.c", HERE / "lib" / "start.S"], lib)
+
+
+def suite(bits=64):
+    """The program suite as one static executable; None where 32-bit programs can't be compiled."""
+    sources = sorted((HERE / "suite").glob("*.c"))
+    flags = ["-std=gnu17", "-O2", "-static", "-pthread", "-fno-strict-aliasing"]
+    if bits == 32:
+        flags += ["-m32", "-msse2"]
+        if subprocess.run(["gcc", "-m32", "-static", "-x", "c", "-", "-o", "/dev/null"], input="int main(void){return 0;}",
+                          capture_output=True, text=True).returncode:
+            return None
+    return compile_to(f"suite{bits}", flags, sources, sorted((HERE / "suite").glob("*.h"))) if sources else None
+
+
+def main():
+    try:
+        for name in sys.argv[1:] or tiny_names():
+            print(tiny(name))
+        if not sys.argv[1:]:
+            print(suite(64), suite(32), sep="\n")
+    except BuildError as e:
+        sys.exit(str(e))
+
+
+if __name__ == "__main__":
+    main()
