@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -156,10 +155,10 @@ int boot_load(const struct boot_config *config, const struct boot_memory *memory
 	if (fd < 0)
 		return fd;
 	size_t room = size ? size : 1;
-	uint8_t *data = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *data = boot_buffer_create(room);
 	int rc;
 
-	if (data == MAP_FAILED) {
+	if (!data) {
 		rc = error_errno(err, -errno, "kernel %s: can't allocate %zu bytes", config->kernel, size);
 		close(fd);
 		return rc;
@@ -169,6 +168,6 @@ int boot_load(const struct boot_config *config, const struct boot_memory *memory
 	if (!rc)
 		rc = boot_load_image(&(struct boot_image){.path = config->kernel, .data = data, .size = size}, config,
 				     memory, bsp, err);
-	munmap(data, room);
+	boot_buffer_destroy(data, room);
 	return rc;
 }

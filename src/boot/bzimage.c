@@ -14,7 +14,6 @@
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "boot/decompress.h"
 #include "boot/image.h"
@@ -211,9 +210,9 @@ static int load_unpacked(struct boot *boot, const struct bzimage *bz, struct err
 				 image->path, (claimed + 0xfffffull) >> 20,
 				 (unsigned long long)boot_memory_size(boot->memory) >> 20);
 	size_t room = claimed + (size_t)UNPACK_SLACK;
-	uint8_t *out = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *out = boot_buffer_create(room);
 
-	if (out == MAP_FAILED)
+	if (!out)
 		return error_errno(err, -errno, "kernel %s: can't allocate %zu bytes to unpack it", image->path, room);
 	int64_t got = decompress(bz->payload, bz->payload_size, out, room);
 	int rc;
@@ -225,7 +224,7 @@ static int load_unpacked(struct boot *boot, const struct bzimage *bz, struct err
 	else
 		rc = place_unpacked(boot, bz,
 				    &(struct boot_image){.path = image->path, .data = out, .size = (size_t)got}, err);
-	munmap(out, room);
+	boot_buffer_destroy(out, room);
 	return rc;
 }
 

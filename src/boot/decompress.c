@@ -10,6 +10,8 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include "base/bytes.h"
+
 /* What liblzma may use: Linux packs with a dictionary of 32 MiB, later of 128 MiB. */
 #define LZMA_MEMORY (256ull << 20)
 #define LZ4_LEGACY_MAGIC 0x184c2102u
@@ -103,14 +105,6 @@ static int64_t unpack_zstd(const uint8_t *data, size_t size, uint8_t *out, size_
 	return content == ZSTD_CONTENTSIZE_UNKNOWN || content <= room ? -EINVAL : -ENOSPC;
 }
 
-static uint32_t get32(const uint8_t *data)
-{
-	uint32_t value;
-
-	memcpy(&value, data, 4);
-	return value;
-}
-
 /* lz4's legacy frame: the magic, then blocks each behind its size, to the end of the input. A kernel's payload has the
  * unpacked size in four more bytes, which can't be a block. */
 static int64_t unpack_lz4(const uint8_t *data, size_t size, uint8_t *out, size_t room)
@@ -118,7 +112,7 @@ static int64_t unpack_lz4(const uint8_t *data, size_t size, uint8_t *out, size_t
 	size_t at = 4, done = 0;
 
 	while (size - at > 4) {
-		uint32_t block = get32(data + at);
+		uint32_t block = bytes_le32(data + at);
 
 		at += 4;
 		if (block == LZ4_LEGACY_MAGIC)

@@ -93,7 +93,7 @@ DefinitionBlock ("", "DSDT", 2, "PLURES", "PLURESVM", 1)
 			})
 		}
 
-		/* Ports and addresses that no driver may give to another device. */
+		/* Ports that no driver may give to another device. The APICs' addresses are reserved in the memory map. */
 		Device (MISC)
 		{
 			Name (_HID, EisaId ("PNP0C02"))
@@ -102,9 +102,6 @@ DefinitionBlock ("", "DSDT", 2, "PLURES", "PLURESVM", 1)
 				IO (Decode16, PLATFORM_POST_PORT, PLATFORM_POST_PORT, 1, 1)
 				IO (Decode16, PLATFORM_PORT92, PLATFORM_PORT92, 1, 1)
 				IO (Decode16, PLATFORM_PM_BASE, PLATFORM_PM_BASE, 1, PLATFORM_PM_SIZE)
-				IO (Decode16, PLATFORM_RESET_PORT, PLATFORM_RESET_PORT, 1, 1)
-				Memory32Fixed (ReadOnly, PLATFORM_IOAPIC_BASE, PLATFORM_IOAPIC_SIZE)
-				Memory32Fixed (ReadOnly, PLATFORM_LAPIC_BASE, PLATFORM_LAPIC_SIZE)
 			})
 		}
 	}

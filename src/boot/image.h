@@ -61,6 +61,11 @@ struct boot_format {
 
 extern const struct boot_format bzimage_format, elf_format, multiboot_format;
 
+/* memory.c: zeroed host memory for a kernel of a size that the user's file chose, in large pages where the host has
+ * them, as faults are what loading a kernel costs most. NULL with errno when there is none. */
+uint8_t *boot_buffer_create(size_t size);
+void boot_buffer_destroy(uint8_t *buffer, size_t size);
+
 /* Whether [offset, offset + size) lies in the image. */
 static inline bool image_has(const struct boot_image *image, uint64_t offset, uint64_t size)
 {

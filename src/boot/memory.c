@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "boot/boot.h"
+
+#include <sys/mman.h>
+
 #include "boot/image.h"
 
 void boot_memory_layout(struct boot_memory *memory, uint64_t size)
@@ -35,4 +38,19 @@ uint64_t boot_memory_size(const struct boot_memory *memory)
 	for (unsigned i = 0; i < memory->regions; i++)
 		size += memory->region[i].size;
 	return size;
+}
+
+uint8_t *boot_buffer_create(size_t size)
+{
+	uint8_t *buffer = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (buffer == MAP_FAILED)
+		return NULL;
+	madvise(buffer, size, MADV_HUGEPAGE); /* only an offer */
+	return buffer;
+}
+
+void boot_buffer_destroy(uint8_t *buffer, size_t size)
+{
+	munmap(buffer, size);
 }
