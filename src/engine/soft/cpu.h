@@ -320,6 +320,7 @@ typedef void soft_helper_fn(struct soft_cpu *cpu, const struct insn *insn, uint6
  * operand if there is one (segment base added, limit not checked: use it with soft_load/soft_store after
  * soft_linear-style checks where the mode is not flat). A helper of an OP_ that ends the block sets cpu->rip. */
 extern soft_helper_fn *const soft_helper[OP_COUNT];
+soft_helper_fn soft_help_string; /* OP_STRING */
 
 /* Raises #GP(0) unless the current program may reach the ports [port, port + size): IOPL, TSS bitmap. */
 void soft_check_io(struct soft_cpu *cpu, uint16_t port, unsigned size);

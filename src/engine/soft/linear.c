@@ -14,11 +14,6 @@ enum {
 	ATTR_UNUSABLE = 1 << 16,
 };
 
-static _Noreturn void violation(struct soft_cpu *cpu, unsigned seg)
-{
-	soft_raise(cpu, seg == ENGINE_SS ? EXC_SS : EXC_GP, 0);
-}
-
 static bool type_allows(uint32_t attr, enum soft_access access)
 {
 	switch (access) {
@@ -41,7 +36,8 @@ static bool inside(const struct engine_segment *segment, uint64_t first, uint64_
 	return last <= segment->limit;
 }
 
-uint64_t soft_linear(struct soft_cpu *cpu, unsigned seg, uint64_t offset, unsigned size, enum soft_access access)
+bool soft_segment_allows(const struct soft_cpu *cpu, unsigned seg, uint64_t offset, uint64_t size,
+			 enum soft_access access)
 {
 	const struct engine_segment *segment = &cpu->seg[seg];
 	bool protected = (cpu->mode & SOFT_MODE_PE) && !(cpu->mode & SOFT_MODE_VM);
@@ -50,14 +46,22 @@ uint64_t soft_linear(struct soft_cpu *cpu, unsigned seg, uint64_t offset, unsign
 		uint64_t linear = offset;
 		if (seg == ENGINE_FS || seg == ENGINE_GS)
 			linear += segment->base;
-		if (!soft_is_canonical(linear) || !soft_is_canonical(linear + size - 1))
-			violation(cpu, seg);
-		return linear;
+		return soft_is_canonical(linear) && soft_is_canonical(linear + size - 1);
 	}
-	offset = (uint32_t)offset;
 	if (protected && ((segment->attr & ATTR_UNUSABLE) || !type_allows(segment->attr, access)))
-		violation(cpu, seg);
-	if (!inside(segment, offset, offset + size - 1, protected))
-		violation(cpu, seg);
-	return (uint32_t)(segment->base + offset);
+		return false;
+	return inside(segment, offset, offset + size - 1, protected);
+}
+
+uint64_t soft_linear(struct soft_cpu *cpu, unsigned seg, uint64_t offset, unsigned size, enum soft_access access)
+{
+	bool mode64 = (cpu->mode & SOFT_MODE_CODE) == SOFT_MODE_CODE64;
+
+	if (!mode64)
+		offset = (uint32_t)offset;
+	if (!soft_segment_allows(cpu, seg, offset, size, access))
+		soft_raise(cpu, seg == ENGINE_SS ? EXC_SS : EXC_GP, 0);
+	if (!mode64)
+		return (uint32_t)(cpu->seg[seg].base + offset);
+	return seg == ENGINE_FS || seg == ENGINE_GS ? cpu->seg[seg].base + offset : offset;
 }

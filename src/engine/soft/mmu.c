@@ -21,55 +21,14 @@
  * - A fault drops the TLB entry of its page, as SDM Vol. 3, 4.10.4.1 has it: a guest may allow more without INVLPG.
  */
 #include "engine/soft/tlb.h"
-
-/* Unaligned access, without the memcpy that light code must not call. */
-struct unaligned16 {
-	uint16_t v;
-} __attribute__((packed, may_alias));
-struct unaligned32 {
-	uint32_t v;
-} __attribute__((packed, may_alias));
-struct unaligned64 {
-	uint64_t v;
-} __attribute__((packed, may_alias));
-
-static inline uint64_t load_host(const uint8_t *at, unsigned size)
-{
-	switch (size) {
-	case 1:
-		return *at;
-	case 2:
-		return ((const struct unaligned16 *)at)->v;
-	case 4:
-		return ((const struct unaligned32 *)at)->v;
-	default:
-		return ((const struct unaligned64 *)at)->v;
-	}
-}
-
-static inline void store_host(uint8_t *at, unsigned size, uint64_t value)
-{
-	switch (size) {
-	case 1:
-		*at = (uint8_t)value;
-		break;
-	case 2:
-		((struct unaligned16 *)at)->v = (uint16_t)value;
-		break;
-	case 4:
-		((struct unaligned32 *)at)->v = (uint32_t)value;
-		break;
-	default:
-		((struct unaligned64 *)at)->v = value;
-	}
-}
+#include "engine/soft/unaligned.h"
 
 /* Copies with the largest accesses that fit, so that what is aligned does not tear. */
 static void copy(uint8_t *to, const uint8_t *from, unsigned size)
 {
 	while (size) {
 		unsigned n = size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
-		store_host(to, n, load_host(from, n));
+		unaligned_store(to, n, unaligned_load(from, n));
 		to += n;
 		from += n;
 		size -= n;
@@ -87,10 +46,10 @@ static void mmio(struct soft_cpu *cpu, uint64_t gpa, uint8_t *data, unsigned siz
 		while (n > size || (gpa & (n - 1)))
 			n /= 2;
 		if (write)
-			piece = load_host(data, n);
+			piece = unaligned_load(data, n);
 		cpu->cb->mmio(cpu->cb_ctx, gpa, &piece, n, write);
 		if (!write)
-			store_host(data, n, piece);
+			unaligned_store(data, n, piece);
 		gpa += n;
 		data += n;
 		size -= n;
@@ -350,15 +309,6 @@ bool soft_mem_commit(struct soft_cpu *cpu)
 	return false;
 }
 
-/* The class of accesses that the running code makes, and of those that the processor makes by itself (to descriptor
- * tables and the like), which SMAP always applies to. */
-static inline unsigned mmu_current(const struct soft_cpu *cpu)
-{
-	if (soft_cpl(cpu) == 3)
-		return SOFT_MMU_USER;
-	return cpu->mode & SOFT_MODE_AC ? SOFT_MMU_KERNEL_AC : SOFT_MMU_KERNEL;
-}
-
 static inline unsigned mmu_system(const struct soft_cpu *cpu)
 {
 	return cpu->cr4 & CR4_SMAP ? SOFT_MMU_KERNEL : SOFT_MMU_KERNEL_AC;
@@ -370,27 +320,26 @@ static inline uint64_t load(struct soft_cpu *cpu, uint64_t linear, unsigned size
 	uint64_t offset = linear ^ entry->tag_read;
 
 	if (offset <= SOFT_PAGE_SIZE - size)
-		return load_host((uint8_t *)(uintptr_t)(offset + entry->host), size);
-	return load_host(soft_mem_slow(cpu, linear, size | SOFT_HOW_READ | mmu << SOFT_HOW_MMU_SHIFT), size);
+		return unaligned_load((uint8_t *)(uintptr_t)(offset + entry->host), size);
+	return unaligned_load(soft_mem_slow(cpu, linear, size | SOFT_HOW_READ | mmu << SOFT_HOW_MMU_SHIFT), size);
 }
 
-static inline void store(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value, unsigned mmu)
+static inline bool store(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value, unsigned mmu)
 {
 	struct soft_tlb_entry *entry = &cpu->tlb[mmu][soft_tlb_index(linear)];
 	uint64_t offset = linear ^ __atomic_load_n(&entry->tag_write, __ATOMIC_RELAXED);
 
 	if (offset <= SOFT_PAGE_SIZE - size) {
-		store_host((uint8_t *)(uintptr_t)(offset + entry->host), size, value);
-		return;
+		unaligned_store((uint8_t *)(uintptr_t)(offset + entry->host), size, value);
+		return false;
 	}
-	store_host(soft_mem_slow(cpu, linear, size | SOFT_HOW_WRITE | mmu << SOFT_HOW_MMU_SHIFT), size, value);
-	if (cpu->bounce.kind != SOFT_BOUNCE_NONE)
-		soft_mem_commit(cpu);
+	unaligned_store(soft_mem_slow(cpu, linear, size | SOFT_HOW_WRITE | mmu << SOFT_HOW_MMU_SHIFT), size, value);
+	return cpu->bounce.kind != SOFT_BOUNCE_NONE && soft_mem_commit(cpu);
 }
 
 uint64_t soft_load(struct soft_cpu *cpu, uint64_t linear, unsigned size)
 {
-	return load(cpu, linear, size, mmu_current(cpu));
+	return load(cpu, linear, size, soft_mmu_current(cpu));
 }
 
 uint64_t soft_load_system(struct soft_cpu *cpu, uint64_t linear, unsigned size)
@@ -398,9 +347,14 @@ uint64_t soft_load_system(struct soft_cpu *cpu, uint64_t linear, unsigned size)
 	return load(cpu, linear, size, mmu_system(cpu));
 }
 
+bool soft_store_noting(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value)
+{
+	return store(cpu, linear, size, value, soft_mmu_current(cpu));
+}
+
 void soft_store(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value)
 {
-	store(cpu, linear, size, value, mmu_current(cpu));
+	store(cpu, linear, size, value, soft_mmu_current(cpu));
 }
 
 void soft_store_system(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value)
@@ -410,7 +364,7 @@ void soft_store_system(struct soft_cpu *cpu, uint64_t linear, unsigned size, uin
 
 void soft_probe_write(struct soft_cpu *cpu, uint64_t linear, unsigned size, bool system)
 {
-	unsigned mmu = system ? mmu_system(cpu) : mmu_current(cpu);
+	unsigned mmu = system ? mmu_system(cpu) : soft_mmu_current(cpu);
 	uint32_t how = size | SOFT_HOW_WRITE | mmu << SOFT_HOW_MMU_SHIFT;
 	struct soft_walk walk;
 
@@ -421,4 +375,28 @@ void soft_probe_write(struct soft_cpu *cpu, uint64_t linear, unsigned size, bool
 		if (!walk_for(cpu, linear, how, &walk))
 			mem_fault(cpu, linear, how);
 	}
+}
+
+uint8_t *soft_page_slow(struct soft_cpu *cpu, uint64_t linear, enum soft_access access, uint64_t *code)
+{
+	unsigned mmu = soft_mmu_current(cpu);
+	uint32_t how = (access == SOFT_WRITE ? SOFT_HOW_WRITE : SOFT_HOW_READ) | mmu << SOFT_HOW_MMU_SHIFT;
+	struct soft_region *region;
+	struct soft_walk walk;
+	bool writable;
+
+	if (checks_alignment(cpu, how))
+		return NULL;
+	if (!walk_for(cpu, linear, how, &walk))
+		mem_fault(cpu, linear, how);
+	region = soft_region_at(cpu->vm, walk.gpa);
+	if (!region)
+		return NULL;
+	writable = tlb_fill(cpu, linear, mmu, region, &walk);
+	if (access == SOFT_WRITE && !writable) {
+		if (region->readonly)
+			return NULL;
+		*code = walk.gpa;
+	}
+	return region->hva + (walk.gpa - region->gpa);
 }

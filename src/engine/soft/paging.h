@@ -22,6 +22,10 @@ struct soft_walk {
 bool soft_walk(struct soft_cpu *cpu, uint64_t linear, enum soft_access access, bool user, bool ac,
 	       struct soft_walk *walk);
 
+/* As soft_linear's check, without raising anything. */
+bool soft_segment_allows(const struct soft_cpu *cpu, unsigned seg, uint64_t offset, uint64_t size,
+			 enum soft_access access);
+
 static inline bool soft_is_canonical(uint64_t linear)
 {
 	return (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
