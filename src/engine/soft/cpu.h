@@ -191,9 +191,10 @@ struct soft_cpu {
 	uint64_t dr[8];
 	uint64_t efer, star, lstar, cstar, sfmask, kernel_gs_base;
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-	uint64_t pat, tsc_aux;
+	uint64_t pat, tsc_aux, tsc_adjust; /* tsc_adjust is part of tsc_offset */
 	uint64_t pdpte[4];     /* PAE paging's, loaded by MOV CR3 */
 	bool nmi_masked, halted;
+	bool checks_alignment; /* CPL 3, RFLAGS.AC and CR0.AM (soft_update_mode's own) */
 	/* mmu.c's own: which TLB entries may be in use, by SOFT_TLB_GLOBAL, so that a flush need not visit all, and
 	 * the linear ranges that large pages were entered from, one in each half of the canonical addresses. */
 	uint64_t tlb_used[SOFT_MMU_COUNT][2][SOFT_TLB_SIZE / 64];
