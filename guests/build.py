@@ -57,7 +57,7 @@ def tiny(name):
     if assembly.exists():
         return compile_to(f"tiny/{name}", ["-m32", *FREESTANDING], [assembly], lib)
     return compile_to(f"tiny/{name}", ["-std=gnu17", "-O1", "-mgeneral-regs-only", "-mno-red-zone", *FREESTANDING],
-                      [HERE / "tiny" / f"{name}.c", HERE / "lib" / "guest.c", HERE / "lib" / "start.S"], lib)
+                      [HERE / "tiny" / f"{name}.c", HERE / "lib" / "guest.c", HERE / "lib" / "start.S", HERE / "lib" / "ap.S"], lib)
 
 
 def suite(bits=64):

@@ -14,6 +14,7 @@
 #define TSS_SELECTOR 0x48
 #define FREE_SELECTOR 0x58 /* GDT_FREE entries for a guest's own use */
 #define GDT_FREE 16
+#define AP_PAGE 0x8000
 
 #define CR0_START 0x80010033 /* PG, WP, NE, ET, MP, PE */
 #define CR4_START 0x6b0	     /* OSXMMEXCPT, OSFXSR, PGE, PAE, PSE */
