@@ -195,12 +195,12 @@ struct soft_cpu {
 	uint64_t pdpte[4];     /* PAE paging's, loaded by MOV CR3 */
 	bool nmi_masked, halted;
 	bool checks_alignment; /* CPL 3, RFLAGS.AC and CR0.AM (soft_update_mode's own) */
-	/* mmu.c's own: which TLB entries may be in use, by SOFT_TLB_GLOBAL, so that a flush need not visit all, and
-	 * the linear ranges that large pages were entered from, one in each half of the canonical addresses. */
+	/* tlb.c's own: which TLB entries may be in use, by SOFT_TLB_GLOBAL, so that a flush need not visit all, and
+	 * filters of the 4 MiB and 1 GiB areas that entries were made in from large and huge pages. */
 	uint64_t tlb_used[SOFT_MMU_COUNT][2][SOFT_TLB_SIZE / 64];
 	uint64_t itlb_used[2][2][SOFT_ITLB_SIZE / 64];
 	uint8_t itlb_flags[2][SOFT_ITLB_SIZE];
-	uint64_t large_first[2], large_last[2];
+	uint64_t large_areas[16], huge_areas;
 	uint64_t jc_pages[64]; /* filter: bit hash of linear pages that have jump-cache entries */
 	struct {
 		bool pending;  /* an exception to deliver before the next instruction */

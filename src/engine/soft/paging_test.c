@@ -343,6 +343,13 @@ static void test_flushes(void **state)
 	soft_tlb_flush_page(cpu, KERNEL_LINEAR + 0x17f000);
 	assert_int_not_equal(cpu->tlb[SOFT_MMU_KERNEL_AC][5].tag_read, KERNEL_LINEAR + 0x5000);
 	assert_int_equal(cpu->itlb_of[0][6], ~0ull);
+
+	*p.e3 = PT_P | PT_W | PT_PS;
+	soft_load(cpu, KERNEL_LINEAR + 0x7000, 1);
+	soft_tlb_flush_page(cpu, KERNEL_LINEAR + 0x40000000);
+	assert_int_equal(cpu->tlb[SOFT_MMU_KERNEL_AC][7].tag_read, KERNEL_LINEAR + 0x7000);
+	soft_tlb_flush_page(cpu, KERNEL_LINEAR + 0x3ffff000);
+	assert_int_not_equal(cpu->tlb[SOFT_MMU_KERNEL_AC][7].tag_read, KERNEL_LINEAR + 0x7000);
 }
 
 static void test_jump_cache_flush(void **state)

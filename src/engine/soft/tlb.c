@@ -7,7 +7,7 @@
  * does not look at the kernel's). A bit may be stale, so each entry's own flags decide.
  *
  * Large pages are entered as the 4 KiB that were touched. INVLPG within one must drop them all, so the entries say that
- * they are of a large page, and the linear range where such entries may be keeps other INVLPGs cheap.
+ * they are of a large page; filters, by hash of the area, keep the INVLPGs of ordinary pages from looking for them.
  */
 #include "engine/soft/tlb.h"
 
@@ -30,7 +30,37 @@ static void jc_clear(struct soft_cpu *cpu)
 	if (!any)
 		return;
 	for (unsigned i = 0; i < SOFT_JC_SIZE; i++)
-		cpu->jc[i].mode = ~0ull;
+		__atomic_store_n(&cpu->jc[i].mode, ~0ull, __ATOMIC_RELAXED);
+}
+
+static void forget_large(struct soft_cpu *cpu)
+{
+	for (unsigned i = 0; i < 16; i++)
+		cpu->large_areas[i] = 0;
+	cpu->huge_areas = 0;
+}
+
+static unsigned large_bit(uint64_t linear)
+{
+	return (linear >> 22 ^ linear >> 32) & 1023;
+}
+
+/* May there be entries made from a large or huge page around linear? */
+static bool maybe_large(const struct soft_cpu *cpu, uint64_t linear)
+{
+	unsigned bit = large_bit(linear);
+
+	return (cpu->large_areas[bit / 64] >> bit % 64 | cpu->huge_areas >> (linear >> 30 & 63)) & 1;
+}
+
+void soft_tlb_note_large(struct soft_cpu *cpu, uint64_t linear, unsigned flags)
+{
+	unsigned bit = large_bit(linear);
+
+	if (flags & SOFT_TLB_HUGE)
+		cpu->huge_areas |= 1ull << (linear >> 30 & 63);
+	else
+		cpu->large_areas[bit / 64] |= 1ull << bit % 64;
 }
 
 void soft_tlb_init(struct soft_cpu *cpu)
@@ -46,9 +76,8 @@ void soft_tlb_init(struct soft_cpu *cpu)
 			cpu->itlb_of[user][i] = ITLB_EMPTY;
 		for (unsigned i = 0; i < SOFT_ITLB_SIZE / 64; i++)
 			cpu->itlb_used[user][0][i] = cpu->itlb_used[user][1][i] = 0;
-		cpu->large_first[user] = ~0ull;
-		cpu->large_last[user] = 0;
 	}
+	forget_large(cpu);
 	cpu->jc_pages[0] = 1;
 	jc_clear(cpu);
 }
@@ -89,12 +118,8 @@ void soft_tlb_flush(struct soft_cpu *cpu, bool global_too)
 		flush_exec(cpu, 0, global);
 		flush_exec(cpu, 1, global);
 	}
-	if (global_too) {
-		for (unsigned half = 0; half < 2; half++) {
-			cpu->large_first[half] = ~0ull;
-			cpu->large_last[half] = 0;
-		}
-	}
+	if (global_too)
+		forget_large(cpu);
 	jc_clear(cpu);
 }
 
@@ -132,7 +157,7 @@ static void flush_large(struct soft_cpu *cpu, uint64_t linear)
 
 void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t linear)
 {
-	unsigned index = soft_tlb_index(linear), bit = soft_jc_page_bit(linear), half = linear >> 63;
+	unsigned index = soft_tlb_index(linear), bit = soft_jc_page_bit(linear);
 
 	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
 		struct soft_tlb_entry *entry = &cpu->tlb[mmu][index];
@@ -141,7 +166,7 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t linear)
 	}
 	cpu->itlb_of[0][soft_itlb_index(linear)] = ITLB_EMPTY;
 	cpu->itlb_of[1][soft_itlb_index(linear)] = ITLB_EMPTY;
-	if (linear >= cpu->large_first[half] && linear <= cpu->large_last[half])
+	if (maybe_large(cpu, linear))
 		flush_large(cpu, linear);
 	else if (cpu->jc_pages[bit / 64] >> bit % 64 & 1)
 		jc_clear(cpu);
@@ -159,17 +184,6 @@ void soft_tlb_protect(struct soft_cpu *cpu, uint64_t gpa)
 				__atomic_store_n(&entry->tag_write, soft_tlb_no_tag(i), __ATOMIC_RELAXED);
 		}
 	}
-}
-
-void soft_tlb_note_large(struct soft_cpu *cpu, uint64_t linear, unsigned flags)
-{
-	uint64_t offset = ((flags & SOFT_TLB_HUGE ? 1ull << 30 : 1ull << 22)) - 1;
-	unsigned half = linear >> 63;
-
-	if ((linear & ~offset) < cpu->large_first[half])
-		cpu->large_first[half] = linear & ~offset;
-	if ((linear | offset) > cpu->large_last[half])
-		cpu->large_last[half] = linear | offset;
 }
 
 bool soft_translate_exec(struct soft_cpu *cpu, uint64_t linear, uint64_t *gpa)
