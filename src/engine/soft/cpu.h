@@ -169,7 +169,9 @@ struct soft_cpu {
 	uint64_t scratch[8];   /* generated code's own spills */
 	const void *host_rsp;  /* the dispatcher's stack frame */
 	struct soft_link *exit_link; /* the link to patch when an unlinked exit was taken, else NULL */
-	const void *thunk[8];  /* SOFT_THUNK_*: what generated code calls (run.S) */
+	struct soft_cpu *self;
+	void (*exit_regs)(void); /* where generated code leaves to with rip set (run.h) */
+	void (*thunk[8])(void); /* SOFT_THUNK_*: what generated code calls (run.S) */
 	uint32_t irq_pending;  /* an interrupt may be waiting for IF */
 	uint32_t shadow;       /* not 0: interrupts are held off until one instruction has run (1 STI, 3 MOV SS) */
 	uint64_t xcr0;
@@ -193,7 +195,7 @@ struct soft_cpu {
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
 	uint64_t pat, tsc_aux, tsc_adjust; /* tsc_adjust is part of tsc_offset */
 	uint64_t pdpte[4];     /* PAE paging's, loaded by MOV CR3 */
-	bool nmi_masked, halted;
+	bool nmi_masked, nmi_held, halted; /* held: an NMI that came while masked */
 	bool checks_alignment; /* CPL 3, RFLAGS.AC and CR0.AM (soft_update_mode's own) */
 	/* tlb.c's own: which TLB entries may be in use, by SOFT_TLB_GLOBAL, so that a flush need not visit all, and
 	 * filters of the 4 MiB and 1 GiB areas that entries were made in from large and huge pages. */

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cache.h - translated blocks: where their code lies, how they are found, linked and dropped.
+ *
+ * One cache a VM, shared by its vCPUs: code reaches vCPU state through GS only. A block is keyed by the physical
+ * address of its first byte, its RIP (constants derived from it are baked into the code) and the mode. The code
+ * memory is mapped twice, writable and executable, so no page is ever both. Room is given out front to back; when it
+ * is used up, the vCPUs meet (cache_park) and everything is dropped at once.
+ *
+ * Locking: `lock` guards all but the hash chains, which are read without it (a block's memory stays until the next
+ * meeting, so a stale read finds a dead block at worst). Light code may take it: it is a spin lock.
+ */
+#ifndef PLURES_ENGINE_SOFT_CACHE_H
+#define PLURES_ENGINE_SOFT_CACHE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "engine/soft/vm.h"
+
+struct soft_block;
+
+/* A direct exit of a block. */
+struct soft_link {
+	uint64_t rip;               /* where it goes */
+	uint8_t *patch;             /* the rel32, in the writable view */
+	uint8_t *stub;              /* where it points while unlinked */
+	uint8_t *key;               /* another page: the imm64 of its instruction-TLB check, else NULL */
+	struct soft_block *from;
+	struct soft_block *to;      /* NULL while unlinked */
+	struct soft_link *next, **prev; /* the list of links into `to` */
+	bool flags_mem;             /* arrives with the flags in memory */
+};
+
+enum { SOFT_BLOCK_INSNS = 64, SOFT_BLOCK_LINKS = 2 };
+
+/* Where in the host code a guest instruction's copied part begins, for precise faults. */
+struct soft_map {
+	uint32_t host;      /* offset from the block's code */
+	uint16_t guest;     /* offset from the block's rip */
+	uint8_t flags_host; /* the arithmetic flags are in the host's here, else in memory */
+	uint8_t special;    /* SOFT_MAP_* */
+};
+enum { SOFT_MAP_XSAVE = 1 /* rax and rdx are in scratch[0] and [1] */ };
+
+struct soft_block {
+	uint64_t gpa, rip;
+	uint32_t mode;
+	bool dead;
+	uint16_t lo, hi;            /* bytes of the first page that it depends on: [lo, hi) */
+	uint64_t gpa2;              /* the second page's address when it crosses, else 0 */
+	uint16_t hi2;               /* bytes of the second page: [0, hi2) */
+	uint8_t *code;              /* executable view: entry with the flags in the host's */
+	uint8_t *code_mem;          /* ... with the flags in memory */
+	uint8_t *start, *end;       /* all of its code, executable view */
+	struct soft_map *map;
+	unsigned maps;
+	struct soft_link link[SOFT_BLOCK_LINKS];
+	struct soft_link *in;       /* links into this block */
+	_Atomic(struct soft_block *) hash_next;
+	struct soft_block *page_next[2]; /* the lists of its pages */
+};
+
+struct soft_cpu;
+struct soft_cache;
+
+int cache_create(struct soft_cache **cache, struct soft_vm *vm, struct error *err);
+void cache_destroy(struct soft_cache *cache);
+
+void cache_lock(struct soft_cache *cache);
+void cache_unlock(struct soft_cache *cache);
+
+/* Any time, without the lock. */
+struct soft_block *cache_find(struct soft_cache *cache, uint64_t gpa, uint64_t rip, uint32_t mode);
+
+/* The block whose code holds the executable address pc, or NULL. Async-signal-safe against the calling vCPU. */
+struct soft_block *cache_find_pc(struct soft_cache *cache, const uint8_t *pc);
+
+/* With the lock: room for a block being made. Returns false when the cache is full: cache_want_flush, then park. */
+struct soft_room {
+	uint8_t *code;        /* writable view */
+	intptr_t to_exec;
+	struct soft_block *block;
+};
+bool cache_room(struct soft_cache *cache, struct soft_room *room);
+/* Memory that lives as long as the blocks; NULL when full. */
+void *cache_alloc(struct soft_cache *cache, size_t size);
+/* With the lock: enters the block (its fields filled in), which used the code up to code_end. */
+void cache_insert(struct soft_cache *cache, struct soft_block *block, const uint8_t *code_end);
+/* With the lock: marks the page as holding code and makes all vCPUs' stores to it take the slow path. To be called
+ * before its bytes are read for translation. */
+void cache_watch_page(struct soft_cache *cache, uint64_t gpa);
+
+/* With the lock: makes `link` jump to `to` (whose first page has the number in `gpa`), unless either is dead. */
+void cache_link(struct soft_cache *cache, struct soft_link *link, struct soft_block *to);
+
+/* Asks for everything to be dropped; the caller parks next. */
+void cache_want_flush(struct soft_cache *cache);
+/* A vCPU enters and leaves vcpu_run; park is called by one that holds no pointer into the cache. */
+void cache_enter(struct soft_cache *cache);
+void cache_leave(struct soft_cache *cache);
+void cache_park(struct soft_cache *cache);
+
+size_t cache_used(const struct soft_cache *cache);
+
+#endif

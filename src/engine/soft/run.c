@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * run.c - the dispatcher: what happens between blocks, and the faults that copied instructions raise.
+ *
+ * soft_next is light code. It takes what is pending (exceptions before kicks before interrupts), finds the block for
+ * RIP - by the jump cache, then by physical address - and has it made if there is none, which is heavy. The caller's
+ * link is patched on the way, so that the next time generated code goes there by itself.
+ */
+#include "engine/soft/run.h"
+
+#include <errno.h>
+#include <immintrin.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "engine/soft/cache.h"
+#include "engine/soft/disasm.h"
+#include "engine/soft/translate.h"
+
+/* The state components that a guest may own: x87, SSE, AVX. */
+enum { XSAVE_MASK = 7 };
+
+void soft_heavy_begin(struct soft_cpu *cpu)
+{
+	unsigned mxcsr = 0x1f80;
+	__asm__ volatile("xsave64 %0" : "=m"(cpu->xsave) : "a"(XSAVE_MASK), "d"(0) : "memory");
+	__asm__ volatile("fninit\n ldmxcsr %0" ::"m"(mxcsr));
+}
+
+void soft_heavy_end(struct soft_cpu *cpu)
+{
+	__asm__ volatile("xrstor64 %0" ::"m"(cpu->xsave), "a"(XSAVE_MASK), "d"(0) : "memory");
+}
+
+void soft_call_helper(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
+{
+	soft_helper[insn->op](cpu, insn, ea);
+}
+
+uint64_t soft_linear_of(struct soft_cpu *cpu, uint64_t offset, uint32_t how)
+{
+	enum soft_access access = how & SOFT_HOW_WRITE ? SOFT_WRITE : SOFT_READ;
+	return soft_linear(cpu, how >> 24 & 7, offset, how & 0xffff, access);
+}
+
+static void trace_exec(struct soft_cpu *cpu)
+{
+	soft_heavy_begin(cpu);
+	FILE *f = cpu->vm->trace_file;
+	fprintf(f, "exec %u: rip %016lx mode %05x rax %lx rcx %lx rdx %lx rbx %lx rsp %lx rbp %lx rsi %lx rdi %lx r8 %lx"
+		" r9 %lx r10 %lx r11 %lx r12 %lx r13 %lx r14 %lx r15 %lx fl %04x\n",
+		cpu->index, cpu->rip, cpu->mode, cpu->gpr[0], cpu->gpr[1], cpu->gpr[2], cpu->gpr[3], cpu->gpr[4],
+		cpu->gpr[5], cpu->gpr[6], cpu->gpr[7], cpu->gpr[8], cpu->gpr[9], cpu->gpr[10], cpu->gpr[11],
+		cpu->gpr[12], cpu->gpr[13], cpu->gpr[14], cpu->gpr[15], cpu->flags & 0xffff);
+	soft_heavy_end(cpu);
+}
+
+/* External events. Returns false when vcpu_run must be left. */
+static bool take_events(struct soft_cpu *cpu)
+{
+	uint32_t kick = atomic_load_explicit(&cpu->kick, memory_order_acquire);
+	if (kick) {
+		if (kick & SOFT_KICK_STOP) {
+			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_STOP);
+			cpu->exit_link = NULL;
+			cache_park(cpu->vm->cache);
+		}
+		if (kick & SOFT_KICK_EXIT) {
+			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_EXIT);
+			cpu->run->exit = ENGINE_EXIT_KICKED;
+			cpu->leave = true;
+			return false;
+		}
+		if ((kick & SOFT_KICK_NMI) && !cpu->nmi_masked && !cpu->shadow) {
+			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_NMI);
+			cpu->exit_link = NULL;
+			soft_interrupt(cpu, EXC_NMI);
+		} else if (kick & SOFT_KICK_NMI) {
+			cpu->nmi_held = true;
+			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_NMI);
+		}
+		if (kick & SOFT_KICK_INTERRUPT) {
+			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_INTERRUPT);
+			cpu->irq_pending = 1;
+		}
+	}
+	if (cpu->nmi_held && !cpu->nmi_masked && !cpu->shadow) {
+		cpu->nmi_held = false;
+		cpu->exit_link = NULL;
+		soft_interrupt(cpu, EXC_NMI);
+	}
+	if (cpu->irq_pending && (cpu->sysflags & RF_IF) && !cpu->shadow) {
+		soft_heavy_begin(cpu);
+		int vector = cpu->cb->interrupt_ack(cpu->cb_ctx);
+		soft_heavy_end(cpu);
+		if (vector < 0) {
+			cpu->irq_pending = 0;
+		} else {
+			cpu->exit_link = NULL;
+			soft_interrupt(cpu, (unsigned)vector);
+		}
+	}
+	if (cpu->shadow) {
+		/* Come back as soon as the next block is done. */
+		cpu->shadow = 0;
+		if (cpu->irq_pending)
+			atomic_fetch_or(&cpu->kick, SOFT_KICK_INTERRUPT);
+	}
+	return true;
+}
+
+static void trace_block(struct soft_cpu *cpu, const struct soft_block *b)
+{
+	const uint8_t *bytes = soft_gpa_to_hva(cpu->vm, b->gpa, NULL, NULL);
+	FILE *f = cpu->vm->trace_file;
+	fprintf(f, "block %016lx gpa %lx mode %05x code %p-%p\n", b->rip, b->gpa, b->mode, (void *)b->start,
+		(void *)b->end);
+	unsigned total = b->hi - (unsigned)(b->gpa & 0xfff), at = 0;
+	while (at < total) {
+		struct insn insn;
+		if (insn_decode(&insn, bytes + at, total - at > 15 ? 15 : total - at, soft_mode_code(b->mode)))
+			break;
+		soft_disasm(f, bytes + at, insn.len, b->rip + at, soft_mode_code(b->mode));
+		at += insn.len;
+	}
+}
+
+/* Makes the block for the current RIP. NULL: exception set, or try again. */
+static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa)
+{
+	struct soft_cache *cache = cpu->vm->cache;
+	uint64_t linear = cpu->rip + ((cpu->mode & SOFT_MODE_FLAT) ? 0 : cpu->seg[ENGINE_CS].base);
+	enum translate_why why = TRANSLATE_FULL;
+	uint64_t gpa2 = ~0ULL;
+	struct soft_block *block = NULL;
+	for (int tries = 0; tries < 2; tries++) {
+		soft_heavy_begin(cpu);
+		cache_lock(cache);
+		block = cache_find(cache, gpa, cpu->rip, cpu->mode);
+		if (!block) {
+			cache_watch_page(cache, gpa);
+			if (gpa2 != ~0ULL)
+				cache_watch_page(cache, gpa2);
+			block = translate_block(cpu, gpa, gpa2, &why);
+			if (block && (cpu->vm->trace & ENGINE_TRACE_ASM))
+				trace_block(cpu, block);
+		}
+		cache_unlock(cache);
+		soft_heavy_end(cpu);
+		if (block || why != TRANSLATE_NEED_PAGE)
+			break;
+		if (!soft_translate_exec(cpu, (linear | 0xfff) + 1, &gpa2)) {
+			cpu->exc.pending = true;
+			return NULL;
+		}
+		if (!soft_gpa_to_hva(cpu->vm, gpa2, NULL, NULL)) {
+			cpu->exc.pending = false;
+			gpa2 = ~0ULL;
+			break;
+		}
+	}
+	if (!block && why == TRANSLATE_FULL) {
+		cache_want_flush(cache);
+		cpu->exit_link = NULL;
+	}
+	return block;
+}
+
+/* A block that crosses into another page checks that page's mapping itself; it must be in the itlb to pass. */
+static bool second_page_ok(struct soft_cpu *cpu, struct soft_block *block)
+{
+	uint64_t linear = block->rip + ((cpu->mode & SOFT_MODE_FLAT) ? 0 : cpu->seg[ENGINE_CS].base);
+	uint64_t gpa2;
+	if (!soft_translate_exec(cpu, (linear | 0xfff) + 1, &gpa2)) {
+		cpu->exc.pending = true;
+		return false;
+	}
+	if (gpa2 == block->gpa2)
+		return true;
+	/* Mapped elsewhere now: this translation is of no use any more. */
+	soft_code_written(cpu->vm, block->gpa, 1);
+	return false;
+}
+
+static void fill_jump_cache(struct soft_cpu *cpu, struct soft_block *block)
+{
+	struct soft_jc_entry *e = &cpu->jc[soft_jc_index(block->rip)];
+	unsigned bit = soft_jc_page_bit(block->rip);
+	e->rip = block->rip;
+	e->code = block->code_mem;
+	__atomic_store_n(&e->mode, block->mode, __ATOMIC_SEQ_CST);
+	cpu->jc_pages[bit / 64] |= 1ULL << (bit % 64);
+	if (block->dead)
+		e->mode = ~0ULL;
+}
+
+static void kill_vm(struct soft_cpu *cpu, const char *what)
+{
+	soft_heavy_begin(cpu);
+	cpu->run->exit = ENGINE_EXIT_ERROR;
+	snprintf(cpu->run->reason, sizeof(cpu->run->reason), "%s at RIP 0x%lx", what, cpu->rip);
+	cpu->leave = true;
+	soft_heavy_end(cpu);
+}
+
+/* The block for RIP, or NULL with an exception pending, `leave` set, or nothing (try again). */
+static struct soft_block *find_block(struct soft_cpu *cpu)
+{
+	uint64_t linear = cpu->rip + ((cpu->mode & SOFT_MODE_FLAT) ? 0 : cpu->seg[ENGINE_CS].base);
+	uint64_t gpa;
+	if ((cpu->mode & SOFT_MODE_CODE) != SOFT_MODE_CODE64)
+		linear = (uint32_t)linear;
+	if (!soft_translate_exec(cpu, linear, &gpa)) {
+		cpu->exc.pending = true;
+		return NULL;
+	}
+	if (!soft_gpa_to_hva(cpu->vm, gpa, NULL, NULL)) {
+		kill_vm(cpu, "the guest runs code outside of its memory");
+		return NULL;
+	}
+	struct soft_block *block = cache_find(cpu->vm->cache, gpa, cpu->rip, cpu->mode);
+	if (!block)
+		block = make_block(cpu, gpa);
+	if (block && block->gpa2 && !second_page_ok(cpu, block))
+		return NULL;
+	return block;
+}
+
+const void *soft_next(struct soft_cpu *cpu)
+{
+	for (;;) {
+		if (cpu->leave)
+			return NULL;
+		if (cpu->exc.pending) {
+			cpu->exit_link = NULL;
+			cpu->stepped = false;
+			soft_deliver(cpu);
+			continue;
+		}
+		if (cpu->stepped) {
+			cpu->stepped = false;
+			cpu->exit_link = NULL;
+			soft_single_step(cpu);
+			continue;
+		}
+		if (cpu->shadow || cpu->irq_pending || cpu->nmi_held ||
+		    atomic_load_explicit(&cpu->kick, memory_order_relaxed)) {
+			if (!take_events(cpu))
+				return NULL;
+		}
+		struct soft_jc_entry *e = &cpu->jc[soft_jc_index(cpu->rip)];
+		if (e->rip == cpu->rip && e->mode == cpu->mode && !cpu->exit_link)
+			return e->code;
+		struct soft_block *block = find_block(cpu);
+		if (!block)
+			continue;
+		struct soft_link *link = cpu->exit_link;
+		cpu->exit_link = NULL;
+		if (cpu->mode & SOFT_MODE_STEP) {
+			cpu->stepped = true;
+			return block->code_mem;
+		}
+		if (cpu->vm->trace & ENGINE_TRACE_EXEC) {
+			trace_exec(cpu);
+			return block->code_mem;
+		}
+		if (!block->gpa2)
+			fill_jump_cache(cpu, block);
+		if (link && link->rip == block->rip) {
+			cache_lock(cpu->vm->cache);
+			if (link->from->mode == block->mode)
+				cache_link(cpu->vm->cache, link, block);
+			cache_unlock(cpu->vm->cache);
+		}
+		return block->code_mem;
+	}
+}
+
+/* ---- Faults of copied instructions ---- */
+
+static void take_registers(struct soft_cpu *cpu, const greg_t *g)
+{
+	static const uint8_t reg[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_R15, REG_RBP, REG_RSI, REG_RDI,
+					REG_R8,  REG_R9,  0,       0,       REG_R12, REG_R13, REG_R14, 0};
+	for (unsigned i = 0; i < 16; i++) {
+		if (reg[i])
+			cpu->gpr[i] = (uint64_t)g[reg[i]];
+	}
+}
+
+static const struct soft_map *find_map(const struct soft_block *b, const uint8_t *pc)
+{
+	uint32_t at = (uint32_t)(pc - b->start);
+	const struct soft_map *best = NULL;
+	for (unsigned i = 0; i < b->maps && b->map[i].host <= at; i++)
+		best = &b->map[i];
+	return best;
+}
+
+static int vector_of(int signal, const greg_t *g)
+{
+	switch (g[REG_TRAPNO]) {
+	case EXC_DE:
+	case EXC_UD:
+	case EXC_NM:
+	case EXC_MF:
+	case EXC_AC:
+	case EXC_XM:
+		return (int)g[REG_TRAPNO];
+	case EXC_GP:
+	case EXC_SS:
+		return signal == SIGSEGV || signal == SIGBUS ? EXC_GP : -1;
+	default:
+		return -1;
+	}
+}
+
+static struct soft_cpu *current_cpu(void)
+{
+	uint64_t base;
+	__asm__ volatile("rdgsbase %0" : "=r"(base));
+	return (struct soft_cpu *)base; /* NOLINT(performance-no-int-to-ptr): that is what GS base is */
+}
+
+static void on_fault(int signal, siginfo_t *info, void *context)
+{
+	greg_t *g = ((ucontext_t *)context)->uc_mcontext.gregs;
+	struct soft_cpu *cpu = current_cpu();
+	const uint8_t *pc = (const uint8_t *)g[REG_RIP]; /* NOLINT(performance-no-int-to-ptr) */
+	struct soft_block *b = cpu ? cache_find_pc(cpu->vm->cache, pc) : NULL;
+	const struct soft_map *m = b ? find_map(b, pc) : NULL;
+	int vector = vector_of(signal, g);
+	if (!m || vector < 0) {
+		/* Not ours: let it happen again, undisturbed. */
+		struct sigaction dfl = {.sa_handler = SIG_DFL};
+		sigaction(signal, &dfl, NULL);
+		(void)info;
+		return;
+	}
+	take_registers(cpu, g);
+	if (m->special == SOFT_MAP_XSAVE) {
+		cpu->gpr[0] = cpu->scratch[0];
+		cpu->gpr[2] = cpu->scratch[1];
+	}
+	if (m->flags_host)
+		cpu->flags = (uint32_t)((g[REG_EFL] & 0xff) << 8 | (g[REG_EFL] >> 11 & 1));
+	cpu->rip = b->rip + m->guest;
+	cpu->exc.pending = true;
+	cpu->exc.vector = (uint8_t)vector;
+	cpu->exc.has_error = vector == EXC_GP || vector == EXC_AC;
+	cpu->exc.error = 0;
+	cpu->exc.soft = false;
+	g[REG_RIP] = (greg_t)soft_dispatch;
+}
+
+int soft_signals_init(struct error *err)
+{
+	struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+	sigemptyset(&sa.sa_mask);
+	static const int signals[] = {SIGFPE, SIGILL, SIGSEGV, SIGBUS};
+	for (unsigned i = 0; i < sizeof(signals) / sizeof(*signals); i++) {
+		if (sigaction(signals[i], &sa, NULL) < 0)
+			return error_errno(err, -errno, "can't install the handler of signal %d", signals[i]);
+	}
+	return 0;
+}
+
+/* ---- vcpu_run ---- */
+
+void soft_run(struct soft_cpu *cpu, struct engine_run *run)
+{
+	char alt[16 << 10];
+	stack_t stack = {.ss_sp = alt, .ss_size = sizeof(alt)}, old;
+	uint64_t old_gs;
+	unsigned mxcsr, fpucw = 0;
+
+	sigaltstack(&stack, &old);
+	__asm__ volatile("stmxcsr %0\n fnstcw %1" : "=m"(mxcsr), "=m"(fpucw));
+	__asm__ volatile("rdgsbase %0" : "=r"(old_gs));
+	__asm__ volatile("wrgsbase %0" ::"r"(cpu));
+	run->reason[0] = 0;
+	cpu->run = run;
+	cpu->leave = false;
+	cache_enter(cpu->vm->cache);
+	soft_heavy_end(cpu);
+	soft_enter(cpu);
+	soft_heavy_begin(cpu);
+	cache_leave(cpu->vm->cache);
+	__asm__ volatile("wrgsbase %0" ::"r"(old_gs));
+	__asm__ volatile("fldcw %1\n ldmxcsr %0" ::"m"(mxcsr), "m"(fpucw));
+	sigaltstack(&old, NULL);
+}

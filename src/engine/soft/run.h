@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* run.h - the dispatcher: what thunk.c, run.c and soft.c share. */
+#ifndef PLURES_ENGINE_SOFT_RUN_H
+#define PLURES_ENGINE_SOFT_RUN_H
+
+#include "engine/soft/cpu.h"
+
+/* Fills in the addresses that generated code calls. */
+void soft_thunks_init(struct soft_cpu *cpu);
+
+/* Runs from cpu->rip until cpu->leave, with GS base and the guest's vector state in place (thunk.c). */
+void soft_enter(struct soft_cpu *cpu);
+
+/* Called by soft_enter's dispatcher between blocks, light, with the guest's registers in *cpu and the flags in
+ * memory: returns the executable address to go on at (flags in memory), or NULL to leave. */
+const void *soft_next(struct soft_cpu *cpu);
+
+/* What the thunks call. */
+void soft_call_helper(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea);
+uint64_t soft_linear_of(struct soft_cpu *cpu, uint64_t offset, uint32_t how);
+
+/* Generated code leaves by these: soft_exit_regs with cpu->rip set, the registers in the host's and flags in memory. */
+void soft_exit_regs(void);
+void soft_dispatch(void);
+
+/* Installs the process-wide handlers for the faults that copied instructions raise; once, idempotent. */
+int soft_signals_init(struct error *err);
+
+/* The whole of engine_ops.vcpu_run. */
+void soft_run(struct soft_cpu *cpu, struct engine_run *run);
+
+#endif

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * trans.h - what the translator's files share: the state of a block being made.
+ *
+ *   translate.c    decodes the block, computes flag liveness, calls the emitter of each instruction
+ *   trans_mem.c    addresses, the TLB check, its slow path out of line; where the flags are
+ *   trans_copy.c   instructions that are copied
+ *   trans_flow.c   branches, block exits, helpers
+ *   trans_misc.c   stack and data movement with a translation of its own
+ */
+#ifndef PLURES_ENGINE_SOFT_TRANS_H
+#define PLURES_ENGINE_SOFT_TRANS_H
+
+#include "engine/soft/cache.h"
+#include "engine/soft/cpu.h"
+#include "engine/soft/emit.h"
+
+enum { T0 = HOST_R10, T1 = HOST_R11, HOST_GUEST_RSP = HOST_R15, IN_MEMORY = 0xff };
+
+/* Where the arithmetic flags are at this point of the code. DEAD: nobody will read them. */
+enum flag_state { FLAGS_HOST, FLAGS_SAVED, FLAGS_DEAD };
+
+struct trans;
+typedef void trans_op(struct trans *t, unsigned i);
+
+/* The out-of-line part of a memory access. */
+struct trans_stub {
+	uint8_t *branch;       /* the rel32 of the check's branch */
+	uint8_t *resume;       /* where the op starts */
+	uint8_t *after;        /* where the instruction goes on after the op */
+	trans_op *op;
+	uint32_t how;
+	unsigned insn;
+	enum flag_state before, done; /* of the flags at resume and at after */
+};
+
+/* An exit that waits to be emitted out of line: a conditional branch's taken side, or a kick's. */
+struct trans_exit {
+	uint8_t *branch;
+	unsigned link;         /* index into block->link, or EXIT_* */
+	uint64_t rip;
+	enum flag_state flags;
+	unsigned from;         /* instruction */
+};
+enum { EXIT_T0 = 100 /* rip is in T0 */, EXIT_RIP = 101 /* rip is a constant; no link */ };
+
+enum { TRANS_MAX = SOFT_BLOCK_INSNS };
+
+struct trans {
+	struct emit e;
+	struct soft_cpu *cpu;
+	struct soft_cache *cache;
+	struct soft_block *b;
+	uint32_t mode;
+	bool is64, flat;
+	unsigned width;        /* of addresses and stack: 8 or 4 */
+	unsigned mmu;
+	struct insn insn[TRANS_MAX];
+	uint16_t at[TRANS_MAX + 1];   /* offset of each from the block's rip; [n] is the end */
+	uint16_t live[TRANS_MAX + 1]; /* flags needed at the start of each; [n] at the end */
+	unsigned n;
+	enum flag_state flags;
+	struct trans_stub stub[TRANS_MAX * 2];
+	unsigned stubs;
+	struct trans_exit exit[8];
+	unsigned exits;
+	struct soft_map map[TRANS_MAX * 4];
+	unsigned maps;
+	const uint8_t *page;   /* the first page's bytes */
+	bool failed;           /* out of memory for what the block needs */
+	bool done;             /* the block's end has been emitted */
+};
+
+static inline uint32_t trans_offset(const struct trans *t, const uint8_t *p)
+{
+	return (uint32_t)(p + t->e.to_exec - t->b->start);
+}
+
+static inline uint64_t trans_rip(const struct trans *t, unsigned i)
+{
+	uint64_t rip = t->b->rip + t->at[i];
+	return t->is64 ? rip : (uint32_t)rip;
+}
+
+/* Host register of a guest's, or IN_MEMORY. */
+static inline unsigned host_of(unsigned guest)
+{
+	switch (guest) {
+	case 4:
+		return HOST_GUEST_RSP;
+	case 10:
+	case 11:
+	case 15:
+		return IN_MEMORY;
+	default:
+		return guest;
+	}
+}
+
+#define CPU_OFF(field) ((uint32_t)offsetof(struct soft_cpu, field))
+static inline uint32_t gpr_off(unsigned guest)
+{
+	return CPU_OFF(gpr) + 8 * guest;
+}
+
+/* ---- trans_mem.c ---- */
+
+/* Before code that destroys the host's flags: saves them if any of `live` are there. Uses T1. */
+void trans_clobber(struct trans *t, uint16_t live);
+/* Brings live flags into the host's. Uses T1. */
+void trans_need_flags(struct trans *t);
+/* dst (a host register, size 4 or 8) = guest register, and back. */
+void trans_get(struct trans *t, unsigned dst, unsigned guest, unsigned size);
+void trans_set(struct trans *t, unsigned guest, unsigned src, unsigned size);
+/* dst = offset of the memory operand, without segment. Uses T1 for an index in memory. Leaves flags alone. */
+void trans_offset_of(struct trans *t, unsigned i, unsigned dst);
+/* T0 = linear address of instruction i's operand (flags are clobbered unless it is 64-bit and without segment). */
+void trans_linear(struct trans *t, unsigned i, uint32_t how);
+/* T0 = offset in `seg` already: makes it linear. */
+void trans_segment(struct trans *t, unsigned i, unsigned seg, uint32_t how);
+/* The check for T0, then op with T0 = host address; the flags must not live in the host's. */
+void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op);
+/* rip = constant, through T1 if it is wide. Leaves flags alone. */
+void trans_set_rip(struct trans *t, uint64_t rip);
+void trans_map(struct trans *t, unsigned i, unsigned special);
+void trans_emit_stubs(struct trans *t);
+
+static inline uint32_t how_of(unsigned size, unsigned acc)
+{
+	return size | (acc & ACC_R ? SOFT_HOW_READ : 0u) | (acc & ACC_W ? SOFT_HOW_WRITE : 0u);
+}
+
+/* ---- trans_copy.c ---- */
+void trans_copy(struct trans *t, unsigned i);
+trans_op op_copy; /* its part after the check */
+
+/* ---- trans_flow.c ---- */
+void trans_jcc(struct trans *t, unsigned i);
+void trans_loop(struct trans *t, unsigned i);
+void trans_jmp(struct trans *t, unsigned i);
+void trans_call(struct trans *t, unsigned i);
+void trans_ret(struct trans *t, unsigned i);
+void trans_jmp_ind(struct trans *t, unsigned i);
+void trans_call_ind(struct trans *t, unsigned i);
+/* Ends the block by going on at instruction n. */
+void trans_fall_through(struct trans *t);
+/* Calls the C helper of instruction i (as `op` if not 0). */
+void trans_helper(struct trans *t, unsigned i, unsigned op);
+/* Raises an exception at instruction i. */
+void trans_raise(struct trans *t, unsigned i, unsigned vector);
+/* At the head of a block that crosses pages. */
+void trans_check_second_page(struct trans *t);
+void trans_emit_exits(struct trans *t);
+/* The flags that code at rip needs on entry; all of them when that is not known. */
+uint16_t trans_flags_needed(struct trans *t, uint64_t rip);
+
+/* ---- trans_misc.c ---- */
+void trans_push(struct trans *t, unsigned i);
+void trans_pop(struct trans *t, unsigned i);
+void trans_leave(struct trans *t, unsigned i);
+void trans_lea(struct trans *t, unsigned i);
+void trans_moffs(struct trans *t, unsigned i);
+void trans_xlat(struct trans *t, unsigned i);
+void trans_bt(struct trans *t, unsigned i);
+void trans_mov_from_seg(struct trans *t, unsigned i);
+void trans_xsave(struct trans *t, unsigned i);
+void trans_clflush(struct trans *t, unsigned i);
+void trans_cli(struct trans *t, unsigned i);
+void trans_sti(struct trans *t, unsigned i);
+
+#endif

@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * trans_flow.c - branches, the ways out of a block, and calls of C helpers.
+ *
+ * A direct exit is an *edge*: a jump that points to a stub until its target is known, and to the target's code then
+ * (cache_link). An edge that goes backwards polls `kick`, and so does every indirect branch, so no loop of linked
+ * blocks can run for long without looking. An edge into another page first checks, against the instruction TLB, that
+ * the page is still mapped to where it was when the link was made. Both checks destroy the flags; an edge that needs
+ * neither keeps them in the host's.
+ *
+ * Indirect branches look up the jump cache in generated code. With CS base other than 0, or in single-step mode,
+ * nothing is linked or cached: the dispatcher sees every branch.
+ */
+#include <stddef.h>
+
+#include "engine/soft/trans.h"
+
+enum { LOOK_AHEAD = 6 };
+
+static bool linked(const struct trans *t)
+{
+	return t->flat && !(t->mode & SOFT_MODE_STEP) && !(t->cpu->vm->trace & ENGINE_TRACE_EXEC);
+}
+
+static void add_exit(struct trans *t, uint8_t *branch, unsigned link, uint64_t rip, unsigned from)
+{
+	if (t->exits == sizeof(t->exit) / sizeof(*t->exit)) {
+		t->failed = true;
+		return;
+	}
+	t->exit[t->exits++] = (struct trans_exit){.branch = branch, .link = link, .rip = rip, .flags = t->flags,
+						  .from = from};
+}
+
+static bool same_page(const struct trans *t, uint64_t rip)
+{
+	return t->flat && (rip ^ t->b->rip) < 4096;
+}
+
+uint16_t trans_flags_needed(struct trans *t, uint64_t rip)
+{
+	if (!same_page(t, rip))
+		return FLAG_ARITH;
+	unsigned at = rip & 0xfff, lo = at;
+	uint16_t needed = 0, unknown = FLAG_ARITH;
+	for (unsigned k = 0; k < LOOK_AHEAD && unknown; k++) {
+		struct insn in;
+		size_t left = 4096 - at;
+		if (!left || insn_decode(&in, t->page + at, left < 15 ? left : 15, soft_mode_code(t->mode)))
+			break;
+		at += in.len;
+		needed |= in.flags_read & unknown;
+		unknown &= (uint16_t)~(in.flags_read | in.flags_written);
+		if (in.row->op != OP_COPY && in.row->op != OP_NOP && in.row->op != OP_PUSH && in.row->op != OP_POP &&
+		    in.row->op != OP_LEA)
+			break;
+	}
+	if (lo < t->b->lo)
+		t->b->lo = (uint16_t)lo;
+	if (at > t->b->hi)
+		t->b->hi = (uint16_t)at;
+	return needed | unknown;
+}
+
+static void leave(struct trans *t, uint64_t rip)
+{
+	trans_clobber(t, FLAG_ARITH);
+	trans_set_rip(t, rip);
+	emit8(&t->e, 0x65), emit16(&t->e, 0x24ff), emit8(&t->e, 0x25); /* jmp gs:[exit_regs] */
+	emit32(&t->e, CPU_OFF(exit_regs));
+}
+
+static void emit_link_stub(struct trans *t, struct soft_link *link)
+{
+	link->stub = t->e.p;
+	emit_patch(link->patch, t->e.p);
+	emit_call_gs(&t->e, CPU_OFF(thunk) + 8 * (link->flags_mem ? SOFT_THUNK_LINK_MEM : SOFT_THUNK_LINK));
+	emit64(&t->e, (uintptr_t)link);
+}
+
+/* Goes to rip, at the end of straight-line code. */
+static void edge(struct trans *t, unsigned k, uint64_t rip, unsigned from)
+{
+	struct emit *e = &t->e;
+	struct soft_link *link = &t->b->link[k];
+	if (!linked(t)) {
+		leave(t, rip);
+		return;
+	}
+	bool backward = rip <= trans_rip(t, from), cross = !same_page(t, rip);
+	uint8_t *miss = NULL;
+	link->rip = rip;
+	link->from = t->b;
+	if (t->flags == FLAGS_HOST && (backward || cross || !trans_flags_needed(t, rip)))
+		trans_clobber(t, trans_flags_needed(t, rip));
+	if (backward) {
+		emit_gs_cmp8(e, CPU_OFF(kick), 0);
+		add_exit(t, emit_jcc(e, CC_NZ, false), EXIT_RIP, rip, from);
+	}
+	if (cross) {
+		unsigned user = (t->mode & SOFT_MODE_CPL) == 3;
+		while (((uintptr_t)e->p + 2) & 7)
+			emit8(e, 0x90);
+		emit16(e, 0xba49); /* movabs r10 */
+		link->key = e->p;
+		emit64(e, 0);
+		emit_gs(e, EMIT_CMP, 8, T0, CPU_OFF(itlb_of) + user * SOFT_ITLB_SIZE * 8 + 8 * soft_itlb_index(rip));
+		miss = emit_jcc(e, CC_NZ, false);
+	}
+	link->flags_mem = t->flags != FLAGS_HOST;
+	link->patch = emit_jmp(e, true);
+	if (miss)
+		emit_patch(miss, e->p);
+	emit_link_stub(t, link);
+}
+
+void trans_fall_through(struct trans *t)
+{
+	edge(t, 1, trans_rip(t, t->n), t->n ? t->n - 1 : 0);
+	t->done = true;
+}
+
+static uint64_t branch_target(const struct trans *t, unsigned i)
+{
+	uint64_t rip = trans_rip(t, i + 1) + (uint64_t)t->insn[i].imm;
+	return t->is64 ? rip : (uint32_t)rip;
+}
+
+void trans_jcc(struct trans *t, unsigned i)
+{
+	uint64_t target = branch_target(t, i);
+	trans_need_flags(t);
+	bool plain = linked(t) && target > trans_rip(t, i) && same_page(t, target);
+	add_exit(t, emit_jcc(&t->e, t->insn[i].cond, plain), 0, target, i);
+	if (plain) {
+		struct soft_link *link = &t->b->link[0];
+		*link = (struct soft_link){.rip = target, .from = t->b, .patch = t->exit[t->exits - 1].branch};
+		(void)trans_flags_needed(t, target);
+	}
+	edge(t, 1, trans_rip(t, i + 1), i);
+	t->done = true;
+}
+
+void trans_loop(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	if (in->opcode <= 0xe1)
+		trans_need_flags(t);
+	enum flag_state flags = t->flags;
+	if (in->addrsize == 4)
+		emit8(&t->e, 0x67);
+	emit8(&t->e, in->opcode);
+	uint8_t *rel = t->e.p;
+	emit8(&t->e, 0);
+	edge(t, 1, trans_rip(t, i + 1), i);
+	/* edge's code is longer than a byte's reach only with both checks and a wide target; so jump over it. */
+	t->flags = flags;
+	if (t->e.p - (rel + 1) > 127) {
+		t->failed = true;
+		return;
+	}
+	*rel = (uint8_t)(t->e.p - (rel + 1));
+	edge(t, 0, branch_target(t, i), i);
+	t->done = true;
+}
+
+void trans_jmp(struct trans *t, unsigned i)
+{
+	edge(t, 0, branch_target(t, i), i);
+	t->done = true;
+}
+
+/* ---- Indirect ---- */
+
+/* Goes to T0. */
+static void indirect(struct trans *t, unsigned i)
+{
+	struct emit *e = &t->e;
+	trans_clobber(t, FLAG_ARITH);
+	t->done = true;
+	if (!linked(t)) {
+		emit_gs(e, EMIT_MOV_STORE, 8, T0, CPU_OFF(rip));
+		emit8(e, 0x65), emit16(e, 0x24ff), emit8(e, 0x25);
+		emit32(e, CPU_OFF(exit_regs));
+		return;
+	}
+	emit_gs_cmp8(e, CPU_OFF(kick), 0);
+	add_exit(t, emit_jcc(e, CC_NZ, false), EXIT_T0, 0, i);
+	emit_mov(e, 4, T1, T0);
+	emit_alu_imm(e, 4, 4, T1, SOFT_JC_SIZE - 1);
+	_Static_assert(sizeof(struct soft_jc_entry) == 32, "the index is scaled by 32");
+	emit_shift(e, 4, 4, T1, 5);
+	emit_gs_index(e, EMIT_CMP, 8, T0, T1, CPU_OFF(jc) + (uint32_t)offsetof(struct soft_jc_entry, rip));
+	add_exit(t, emit_jcc(e, CC_NZ, false), EXIT_T0, 0, i);
+	emit8(e, 0x65), emit16(e, 0x8141); /* cmp dword gs:[r11 + mode], imm32 */
+	emit_modrm(e, 2, 7, T1);
+	emit32(e, CPU_OFF(jc) + (uint32_t)offsetof(struct soft_jc_entry, mode));
+	emit32(e, t->mode);
+	add_exit(t, emit_jcc(e, CC_NZ, false), EXIT_T0, 0, i);
+	emit_jmp_gs_index(e, T1, CPU_OFF(jc) + (uint32_t)offsetof(struct soft_jc_entry, code));
+}
+
+static void emit_store_const(struct trans *t, uint64_t v)
+{
+	struct emit *e = &t->e;
+	if (t->width == 8 && (int64_t)v != (int32_t)v) {
+		emit_mov_imm(e, T1, v);
+		emit_mem(e, true, 8, T1, T0);
+		return;
+	}
+	emit8(e, t->width == 8 ? 0x49 : 0x41); /* mov [r10], imm32 */
+	emit8(e, 0xc7);
+	emit_modrm(e, 0, 0, T0);
+	emit32(e, (uint32_t)v);
+}
+
+static void op_push_return(struct trans *t, unsigned i)
+{
+	emit_store_const(t, trans_rip(t, i + 1));
+	emit_lea(&t->e, t->width, HOST_GUEST_RSP, HOST_GUEST_RSP, EMIT_NONE, 1, -(int)t->width);
+}
+
+static void push_return(struct trans *t, unsigned i)
+{
+	trans_clobber(t, t->live[i]);
+	emit_lea(&t->e, t->width, T0, HOST_GUEST_RSP, EMIT_NONE, 1, -(int)t->width);
+	trans_access(t, i, how_of(t->width, ACC_W) | SOFT_HOW_STACK, op_push_return);
+}
+
+void trans_call(struct trans *t, unsigned i)
+{
+	push_return(t, i);
+	edge(t, 0, branch_target(t, i), i);
+	t->done = true;
+}
+
+static void op_ret(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	emit_mem(&t->e, false, t->width, T0, T0);
+	emit_lea(&t->e, t->width, HOST_GUEST_RSP, HOST_GUEST_RSP, EMIT_NONE, 1,
+		 (int)t->width + (in->imm_size ? (uint16_t)in->imm : 0));
+}
+
+void trans_ret(struct trans *t, unsigned i)
+{
+	trans_clobber(t, t->live[i]);
+	emit_mov(&t->e, t->width, T0, HOST_GUEST_RSP);
+	trans_access(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, op_ret);
+	indirect(t, i);
+}
+
+static void op_load_target(struct trans *t, unsigned i)
+{
+	(void)i;
+	emit_mem(&t->e, false, t->width, T0, T0);
+}
+
+/* T0 = the target of JMP or CALL r/m. */
+static void load_target(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	if (!in->mem) {
+		trans_get(t, T0, in->rm, t->width);
+		return;
+	}
+	uint32_t how = how_of(t->width, ACC_R);
+	trans_clobber(t, t->live[i]);
+	trans_linear(t, i, how);
+	trans_access(t, i, how, op_load_target);
+}
+
+void trans_jmp_ind(struct trans *t, unsigned i)
+{
+	load_target(t, i);
+	indirect(t, i);
+}
+
+void trans_call_ind(struct trans *t, unsigned i)
+{
+	load_target(t, i);
+	emit_gs(&t->e, EMIT_MOV_STORE, 8, T0, CPU_OFF(scratch));
+	push_return(t, i);
+	emit_gs(&t->e, EMIT_MOV_LOAD, 8, T0, CPU_OFF(scratch));
+	indirect(t, i);
+}
+
+/* ---- Helpers ---- */
+
+/* T0 = linear address of the operand, with no check but the base. */
+static void helper_address(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	trans_offset_of(t, i, T0);
+	bool data_segment = in->seg == ENGINE_FS || in->seg == ENGINE_GS;
+	if (data_segment || !t->flat)
+		emit_gs(&t->e, EMIT_ADD, t->width, T0,
+			CPU_OFF(seg) + in->seg * (uint32_t)sizeof(struct engine_segment) +
+				(uint32_t)offsetof(struct engine_segment, base));
+}
+
+void trans_helper(struct trans *t, unsigned i, unsigned op)
+{
+	const struct insn *in = &t->insn[i];
+	struct insn *copy = cache_alloc(t->cache, sizeof(*copy));
+	if (!copy) {
+		t->failed = true;
+		return;
+	}
+	*copy = *in;
+	if (op)
+		copy->op = (uint8_t)op;
+	bool ends = copy->op < OP_FIRST_PLAIN_HELPER;
+	trans_clobber(t, ends ? FLAG_ARITH : t->live[i] | in->flags_read);
+	if (in->mem && copy->op != OP_STRING)
+		helper_address(t, i);
+	trans_set_rip(t, trans_rip(t, i));
+	emit_mov_imm(&t->e, T1, (uintptr_t)copy);
+	emit_call_gs(&t->e, CPU_OFF(thunk) + 8 * (ends ? SOFT_THUNK_HELPER_END : SOFT_THUNK_HELPER));
+	t->done = ends;
+	if (in->flags_written)
+		t->flags = FLAGS_SAVED;
+}
+
+void trans_raise(struct trans *t, unsigned i, unsigned vector)
+{
+	trans_clobber(t, FLAG_ARITH);
+	trans_set_rip(t, trans_rip(t, i));
+	emit_mov_imm(&t->e, T0, vector);
+	emit_mov_imm(&t->e, T1, 0);
+	emit_call_gs(&t->e, CPU_OFF(thunk) + 8 * SOFT_THUNK_HELPER_END);
+	t->done = true;
+}
+
+/* ---- The block's head and tail ---- */
+
+void trans_check_second_page(struct trans *t)
+{
+	if (!t->flat)
+		return; /* never linked nor in a jump cache: the dispatcher has just checked */
+	unsigned user = (t->mode & SOFT_MODE_CPL) == 3;
+	uint64_t next = (t->b->rip | 0xfff) + 1;
+	emit_mov_imm(&t->e, T0, SOFT_ITLB_KEY(next, t->b->gpa2));
+	emit_gs(&t->e, EMIT_CMP, 8, T0, CPU_OFF(itlb_of) + user * SOFT_ITLB_SIZE * 8 + 8 * soft_itlb_index(next));
+	add_exit(t, emit_jcc(&t->e, CC_NZ, false), EXIT_RIP, t->b->rip, 0);
+}
+
+void trans_emit_exits(struct trans *t)
+{
+	struct emit *e = &t->e;
+	for (unsigned k = 0; k < t->exits; k++) {
+		const struct trans_exit x = t->exit[k];
+		t->flags = x.flags;
+		if (x.link < SOFT_BLOCK_LINKS && t->b->link[x.link].patch == x.branch) {
+			emit_link_stub(t, &t->b->link[x.link]);
+			continue;
+		}
+		emit_patch(x.branch, e->p);
+		if (x.link == EXIT_T0) {
+			emit_gs(e, EMIT_MOV_STORE, 8, T0, CPU_OFF(rip));
+			emit8(e, 0x65), emit16(e, 0x24ff), emit8(e, 0x25);
+			emit32(e, CPU_OFF(exit_regs));
+		} else if (x.link == EXIT_RIP) {
+			leave(t, x.rip);
+		} else {
+			edge(t, x.link, x.rip, x.from);
+		}
+	}
+}

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * trans_mem.c - addresses, the soft TLB's check, and where the flags are.
+ *
+ * The check destroys the arithmetic flags, so before it they are saved to memory if anyone still needs them, and come
+ * back only in front of an instruction that reads them (or that changes some and keeps others). Between two
+ * instructions the flags are in one of three places, struct trans.flags.
+ *
+ * A memory access is: address to T0; look-up; on a miss (out of line) soft_mem_slow, which returns a host address; then
+ * the op, with T0 as its only base register. A store that can't be made in place - to a device, across pages, into
+ * translated code - is made on a buffer by a second copy of the op out of line, and then finished by soft_mem_commit.
+ */
+#include <assert.h>
+#include <stddef.h>
+
+#include "engine/soft/trans.h"
+
+void trans_clobber(struct trans *t, uint16_t live)
+{
+	if (t->flags != FLAGS_HOST)
+		return;
+	if (live & FLAG_ARITH) {
+		emit_save_flags(&t->e, T1, CPU_OFF(flags));
+		t->flags = FLAGS_SAVED;
+	} else {
+		t->flags = FLAGS_DEAD;
+	}
+}
+
+void trans_need_flags(struct trans *t)
+{
+	if (t->flags == FLAGS_SAVED) {
+		emit_load_flags(&t->e, T1, CPU_OFF(flags));
+		t->flags = FLAGS_HOST;
+	}
+}
+
+void trans_get(struct trans *t, unsigned dst, unsigned guest, unsigned size)
+{
+	unsigned host = host_of(guest);
+	if (host == IN_MEMORY)
+		emit_gs(&t->e, EMIT_MOV_LOAD, size, dst, gpr_off(guest));
+	else if (host != dst || size == 4)
+		emit_mov(&t->e, size, dst, host);
+}
+
+void trans_set(struct trans *t, unsigned guest, unsigned src, unsigned size)
+{
+	unsigned host = host_of(guest);
+	if (host == IN_MEMORY) {
+		if (size == 4) {
+			emit_mov(&t->e, 4, src, src);
+		}
+		emit_gs(&t->e, EMIT_MOV_STORE, 8, src, gpr_off(guest));
+	} else if (host != src || size == 4) {
+		emit_mov(&t->e, size, host, src);
+	}
+}
+
+void trans_set_rip(struct trans *t, uint64_t rip)
+{
+	if ((int64_t)rip == (int32_t)rip) {
+		emit_gs_store_imm(&t->e, 8, CPU_OFF(rip), (int32_t)rip);
+	} else {
+		emit_mov_imm(&t->e, T1, rip);
+		emit_gs(&t->e, EMIT_MOV_STORE, 8, T1, CPU_OFF(rip));
+	}
+}
+
+void trans_map(struct trans *t, unsigned i, unsigned special)
+{
+	if (t->maps == sizeof(t->map) / sizeof(*t->map)) {
+		t->failed = true;
+		return;
+	}
+	t->map[t->maps++] = (struct soft_map){.host = trans_offset(t, t->e.p), .guest = t->at[i],
+					      .flags_host = t->flags == FLAGS_HOST, .special = (uint8_t)special};
+}
+
+void trans_offset_of(struct trans *t, unsigned i, unsigned dst)
+{
+	const struct insn *in = &t->insn[i];
+	unsigned size = in->addrsize == 8 ? 8 : 4;
+	unsigned base = EMIT_NONE, index = EMIT_NONE;
+
+	if (in->base == INSN_RIP) {
+		uint64_t address = trans_rip(t, i + 1) + (uint64_t)in->disp;
+		emit_mov_imm(&t->e, dst, size == 4 ? (uint32_t)address : address);
+		return;
+	}
+	if (in->base != INSN_NO_REG) {
+		base = host_of(in->base);
+		if (base == IN_MEMORY)
+			emit_gs(&t->e, EMIT_MOV_LOAD, 8, base = dst, gpr_off(in->base));
+	}
+	if (in->index != INSN_NO_REG) {
+		index = host_of(in->index);
+		if (index == IN_MEMORY)
+			emit_gs(&t->e, EMIT_MOV_LOAD, 8, index = T1, gpr_off(in->index));
+	}
+	if (base == EMIT_NONE && index == EMIT_NONE) {
+		emit_mov_imm(&t->e, dst, size == 4 ? (uint32_t)in->disp : (uint64_t)in->disp);
+	} else if (index == EMIT_NONE && in->disp == 0) {
+		if (base != dst || size == 4)
+			emit_mov(&t->e, size, dst, base);
+	} else {
+		emit_lea(&t->e, size, dst, base, index, in->scale, (int32_t)in->disp);
+	}
+	if (in->addrsize == 2) { /* movzx dst32, dst16 */
+		emit_rex(&t->e, 0, dst, 0, dst);
+		emit16(&t->e, 0xb70f);
+		emit_modrm(&t->e, 3, dst, dst);
+	}
+}
+
+void trans_segment(struct trans *t, unsigned i, unsigned seg, uint32_t how)
+{
+	bool data_segment = seg == ENGINE_FS || seg == ENGINE_GS;
+	if (t->is64 || (t->flat && !(t->mode & SOFT_MODE_WIDE))) {
+		if (data_segment)
+			emit_gs(&t->e, EMIT_ADD, t->width, T0,
+				CPU_OFF(seg) + seg * (uint32_t)sizeof(struct engine_segment) +
+					(uint32_t)offsetof(struct engine_segment, base));
+		return;
+	}
+	if (t->flat && !data_segment)
+		return;
+	trans_set_rip(t, trans_rip(t, i));
+	emit_mov_imm(&t->e, T1, (how & (SOFT_HOW_SIZE | SOFT_HOW_READ | SOFT_HOW_WRITE)) | seg << 24);
+	emit_call_gs(&t->e, CPU_OFF(thunk) + 8 * SOFT_THUNK_LINEAR);
+}
+
+void trans_linear(struct trans *t, unsigned i, uint32_t how)
+{
+	trans_offset_of(t, i, T0);
+	trans_segment(t, i, t->insn[i].seg, how);
+}
+
+static uint32_t tlb_off(const struct trans *t, uint32_t field)
+{
+	return CPU_OFF(tlb) + t->mmu * (uint32_t)sizeof(((struct soft_cpu *)0)->tlb[0]) + field;
+}
+
+static uint32_t tag_off(const struct trans *t, uint32_t how)
+{
+	return tlb_off(t, how & SOFT_HOW_WRITE ? (uint32_t)offsetof(struct soft_tlb_entry, tag_write)
+					       : (uint32_t)offsetof(struct soft_tlb_entry, tag_read));
+}
+
+void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op)
+{
+	struct emit *e = &t->e;
+	_Static_assert(sizeof(struct soft_tlb_entry) == 32, "the index computation scales by 32");
+	assert(t->flags != FLAGS_HOST);
+	if (t->stubs == sizeof(t->stub) / sizeof(*t->stub)) {
+		t->failed = true;
+		return;
+	}
+	struct trans_stub *s = &t->stub[t->stubs++];
+
+	emit_mov(e, 4, T1, T0);
+	emit_shift(e, 4, 5, T1, 12 - 5);
+	emit_alu_imm(e, 4, 4, T1, (SOFT_TLB_SIZE - 1) << 5);
+	emit_gs_index(e, EMIT_XOR, 8, T0, T1, tag_off(t, how));
+	emit_alu_imm(e, 8, 7, T0, 4096 - (int32_t)(how & SOFT_HOW_SIZE));
+	*s = (struct trans_stub){.branch = emit_jcc(e, CC_A, false), .op = op, .insn = i,
+				 .how = how | t->mmu << SOFT_HOW_MMU_SHIFT, .before = t->flags};
+	emit_gs_index(e, EMIT_ADD, 8, T0, T1, tlb_off(t, (uint32_t)offsetof(struct soft_tlb_entry, host)));
+	s->resume = e->p;
+	op(t, i);
+	s->after = e->p;
+	s->done = t->flags;
+}
+
+static void emit_stub(struct trans *t, const struct trans_stub *s)
+{
+	struct emit *e = &t->e;
+	emit_patch(s->branch, e->p);
+	emit_gs_index(e, EMIT_XOR, 8, T0, T1, tag_off(t, s->how));
+	trans_set_rip(t, trans_rip(t, s->insn));
+	emit_mov_imm(e, T1, s->how);
+	emit_call_gs(e, CPU_OFF(thunk) + 8 * SOFT_THUNK_MEM);
+	if (!(s->how & SOFT_HOW_WRITE)) {
+		emit_jmp_to(e, s->resume);
+		return;
+	}
+	emit_gs_cmp8(e, CPU_OFF(bounce.kind), SOFT_BOUNCE_NONE);
+	emit_patch(emit_jcc(e, CC_Z, false), s->resume);
+	t->flags = s->before;
+	s->op(t, s->insn);
+	trans_set_rip(t, trans_rip(t, s->insn + 1));
+	emit_call_gs(e, CPU_OFF(thunk) + 8 * (t->flags == FLAGS_HOST ? SOFT_THUNK_COMMIT : SOFT_THUNK_COMMIT_MEM));
+	assert(t->flags == s->done);
+	emit_jmp_to(e, s->after);
+}
+
+void trans_emit_stubs(struct trans *t)
+{
+	for (unsigned i = 0; i < t->stubs && !t->failed; i++)
+		emit_stub(t, &t->stub[i]);
+}

@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* trans_misc.c - the stack, and data movement that can't be copied as it is. */
+#include <stddef.h>
+
+#include "engine/soft/trans.h"
+
+enum { SCRATCH_VALUE = 0 }; /* scratch[]: a value that waits for a second memory access */
+
+static void stack_add(struct trans *t, int n)
+{
+	emit_lea(&t->e, t->width, HOST_GUEST_RSP, HOST_GUEST_RSP, EMIT_NONE, 1, n);
+}
+
+/* ---- PUSH ---- */
+
+static void op_push(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	struct emit *e = &t->e;
+	if (in->row->reg_in_opcode || (in->has_modrm && !in->mem)) {
+		unsigned guest = in->row->reg_in_opcode ? in->reg : in->rm;
+		unsigned host = host_of(guest);
+		if (host == IN_MEMORY)
+			emit_gs(e, EMIT_MOV_LOAD, 8, host = T1, gpr_off(guest));
+		emit_mem(e, true, t->width, host, T0);
+	} else if (in->mem) {
+		emit_gs(e, EMIT_MOV_LOAD, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
+		emit_mem(e, true, t->width, T1, T0);
+	} else {
+		emit8(e, t->width == 8 ? 0x49 : 0x41);
+		emit8(e, 0xc7);
+		emit_modrm(e, 0, 0, T0);
+		emit32(e, (uint32_t)in->imm);
+	}
+	stack_add(t, -(int)t->width);
+}
+
+static void op_load_value(struct trans *t, unsigned i)
+{
+	(void)i;
+	emit_mem(&t->e, false, t->width, T1, T0);
+	emit_gs(&t->e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
+}
+
+void trans_push(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	trans_clobber(t, t->live[i]);
+	if (in->mem) {
+		uint32_t how = how_of(t->width, ACC_R);
+		trans_linear(t, i, how);
+		trans_access(t, i, how, op_load_value);
+	}
+	emit_lea(&t->e, t->width, T0, HOST_GUEST_RSP, EMIT_NONE, 1, -(int)t->width);
+	trans_access(t, i, how_of(t->width, ACC_W) | SOFT_HOW_STACK, op_push);
+}
+
+/* ---- POP ---- */
+
+static void op_pop_reg(struct trans *t, unsigned i)
+{
+	unsigned guest = t->insn[i].row->reg_in_opcode ? t->insn[i].reg : t->insn[i].rm;
+	unsigned host = host_of(guest);
+	if (guest == 4) {
+		emit_mem(&t->e, false, t->width, HOST_GUEST_RSP, T0);
+		return;
+	}
+	emit_mem(&t->e, false, t->width, host == IN_MEMORY ? T1 : host, T0);
+	if (host == IN_MEMORY)
+		emit_gs(&t->e, EMIT_MOV_STORE, 8, T1, gpr_off(guest));
+	stack_add(t, (int)t->width);
+}
+
+static void op_pop_mem(struct trans *t, unsigned i)
+{
+	(void)i;
+	emit_gs(&t->e, EMIT_MOV_LOAD, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
+	emit_mem(&t->e, true, t->width, T1, T0);
+	stack_add(t, (int)t->width);
+}
+
+void trans_pop(struct trans *t, unsigned i)
+{
+	struct insn *in = &t->insn[i];
+	trans_clobber(t, t->live[i]);
+	emit_mov(&t->e, t->width, T0, HOST_GUEST_RSP);
+	if (!in->mem) {
+		trans_access(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, op_pop_reg);
+		return;
+	}
+	trans_access(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, op_load_value);
+	/* The address is computed with the stack pointer as it is after the pop. */
+	uint32_t how = how_of(t->width, ACC_W);
+	if (in->base == 4)
+		in->disp += t->width;
+	trans_linear(t, i, how);
+	if (in->base == 4)
+		in->disp -= t->width;
+	trans_access(t, i, how, op_pop_mem);
+}
+
+static void op_leave(struct trans *t, unsigned i)
+{
+	(void)i;
+	emit_mem(&t->e, false, t->width, T1, T0);
+	emit_lea(&t->e, t->width, HOST_GUEST_RSP, HOST_RBP, EMIT_NONE, 1, (int)t->width);
+	emit_mov(&t->e, t->width, HOST_RBP, T1);
+}
+
+void trans_leave(struct trans *t, unsigned i)
+{
+	trans_clobber(t, t->live[i]);
+	emit_mov(&t->e, t->width, T0, HOST_RBP);
+	trans_access(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, op_leave);
+}
+
+/* ---- Addresses ---- */
+
+/* Guest register = src (T0 or T1), of the instruction's operand size. */
+static void set_sized(struct trans *t, unsigned guest, unsigned src, unsigned size)
+{
+	if (size != 2) {
+		trans_set(t, guest, src, size == 4 ? 4 : 8);
+		return;
+	}
+	unsigned host = host_of(guest);
+	if (host == IN_MEMORY) { /* mov gs:[], src16 */
+		emit16(&t->e, 0x6665);
+		emit_rex(&t->e, 0, src, 0, 0);
+		emit8(&t->e, 0x89);
+		emit_modrm(&t->e, 0, src, 4);
+		emit8(&t->e, 0x25);
+		emit32(&t->e, gpr_off(guest));
+	} else {
+		emit8(&t->e, 0x66);
+		emit_rr(&t->e, EMIT_MOV_LOAD, 4, host, src);
+	}
+}
+
+void trans_lea(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	unsigned host = host_of(in->reg);
+	bool address_in_place = host != IN_MEMORY && in->opsize >= 4 && in->addrsize == in->opsize &&
+				in->base != INSN_RIP && host_of(in->base == INSN_NO_REG ? 0 : in->base) != IN_MEMORY;
+	if (address_in_place) {
+		trans_offset_of(t, i, host);
+		return;
+	}
+	trans_offset_of(t, i, T0);
+	set_sized(t, in->reg, T0, in->opsize);
+}
+
+static void op_moffs(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	emit_mem(&t->e, in->mem_acc == ACC_W, in->opsize, HOST_RAX, T0);
+}
+
+void trans_moffs(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	uint32_t how = how_of(in->opsize, in->mem_acc);
+	trans_clobber(t, t->live[i]);
+	emit_mov_imm(&t->e, T0, in->addrsize == 8 ? (uint64_t)in->disp : (uint32_t)in->disp);
+	trans_segment(t, i, in->seg, how);
+	trans_access(t, i, how, op_moffs);
+}
+
+static void op_xlat(struct trans *t, unsigned i)
+{
+	(void)i;
+	emit_mem(&t->e, false, 1, HOST_RAX, T0);
+}
+
+void trans_xlat(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	uint32_t how = how_of(1, ACC_R);
+	trans_clobber(t, t->live[i]);
+	emit8(&t->e, 0x44), emit16(&t->e, 0xb60f), emit_modrm(&t->e, 3, T0, HOST_RAX); /* movzx r10d, al */
+	emit_lea(&t->e, in->addrsize == 8 ? 8 : 4, T0, HOST_RBX, T0, 1, 0);
+	if (in->addrsize == 2)
+		emit8(&t->e, 0x45), emit16(&t->e, 0xb70f), emit_modrm(&t->e, 3, T0, T0);
+	trans_segment(t, i, in->seg, how);
+	trans_access(t, i, how, op_xlat);
+}
+
+/* ---- BT and its kin with a bit string in memory ---- */
+
+static void op_bt(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	struct emit *e = &t->e;
+	/* Only the bit's number within the operand is left in the index. */
+	trans_get(t, T1, in->reg, 8);
+	emit_alu_imm(e, 4, 4, T1, (int)in->opsize * 8 - 1);
+	if (t->live[i + 1] & (uint16_t)~in->flags_written & FLAG_ARITH) {
+		/* The other flags stay: bring them back, with T1 in use. */
+		emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[1]));
+		trans_need_flags(t);
+		emit_gs(e, EMIT_MOV_LOAD, 8, T1, CPU_OFF(scratch[1]));
+	}
+	trans_map(t, i, 0);
+	if (in->lock)
+		emit8(e, 0xf0);
+	if (in->opsize == 2)
+		emit8(e, 0x66);
+	emit8(e, in->opsize == 8 ? 0x4d : 0x45);
+	emit8(e, 0x0f);
+	emit8(e, in->opcode);
+	emit_modrm(e, 0, T1, T0);
+	t->flags = FLAGS_HOST;
+}
+
+void trans_bt(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	struct emit *e = &t->e;
+	unsigned log = in->opsize == 2 ? 4 : in->opsize == 4 ? 5 : 6;
+	uint32_t how = how_of(in->opsize, in->mem_acc) | (in->lock ? SOFT_HOW_LOCK : 0);
+	trans_clobber(t, t->live[i]);
+	trans_offset_of(t, i, T0);
+	trans_get(t, T1, in->reg, 8);
+	if (in->opsize == 2) {
+		emit16(e, 0x0f4d), emit8(e, 0xbf), emit_modrm(e, 3, T1, T1); /* movsx r11, r11w */
+	} else if (in->opsize == 4) {
+		emit16(e, 0x634d), emit_modrm(e, 3, T1, T1); /* movsxd r11, r11d */
+	}
+	emit_shift(e, 8, 7, T1, log);
+	emit_lea(e, in->addrsize == 8 ? 8 : 4, T0, T0, T1, in->opsize, 0);
+	if (in->addrsize == 2)
+		emit8(e, 0x45), emit16(e, 0xb70f), emit_modrm(e, 3, T0, T0);
+	trans_segment(t, i, in->seg, how);
+	trans_access(t, i, how, op_bt);
+}
+
+/* ---- Segment selectors, XSAVE, cache lines ---- */
+
+static void load_selector(struct trans *t, unsigned i)
+{
+	unsigned seg = t->insn[i].modrm >> 3 & 7;
+	emit_gs_load16(&t->e, T1,
+		       CPU_OFF(seg) + seg * (uint32_t)sizeof(struct engine_segment) +
+			       (uint32_t)offsetof(struct engine_segment, selector));
+}
+
+static void op_store_selector(struct trans *t, unsigned i)
+{
+	load_selector(t, i);
+	emit_mem(&t->e, true, 2, T1, T0);
+}
+
+void trans_mov_from_seg(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	if (!in->mem) {
+		load_selector(t, i);
+		set_sized(t, in->rm, T1, in->opsize);
+		return;
+	}
+	uint32_t how = how_of(2, ACC_W);
+	trans_clobber(t, t->live[i]);
+	trans_linear(t, i, how);
+	trans_access(t, i, how, op_store_selector);
+}
+
+/* The guest's XCR0 may be a part of the host's: the requested components are cut down to it. */
+static void op_xsave(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	struct emit *e = &t->e;
+	emit_gs(e, EMIT_MOV_STORE, 8, HOST_RAX, CPU_OFF(scratch[0]));
+	emit_gs(e, EMIT_MOV_STORE, 8, HOST_RDX, CPU_OFF(scratch[1]));
+	emit_gs(e, EMIT_AND, 4, HOST_RAX, CPU_OFF(xcr0));
+	emit_gs(e, EMIT_AND, 4, HOST_RDX, CPU_OFF(xcr0) + 4);
+	trans_map(t, i, SOFT_MAP_XSAVE);
+	emit8(e, 0x41 | (unsigned)in->w << 3);
+	emit8(e, 0x0f);
+	emit8(e, in->opcode);
+	emit_modrm(e, 0, in->modrm >> 3 & 7, T0);
+	emit_gs(e, EMIT_MOV_LOAD, 8, HOST_RAX, CPU_OFF(scratch[0]));
+	emit_gs(e, EMIT_MOV_LOAD, 8, HOST_RDX, CPU_OFF(scratch[1]));
+}
+
+void trans_xsave(struct trans *t, unsigned i)
+{
+	unsigned size = t->mode & SOFT_MODE_AVX ? 832 : 576;
+	unsigned acc = t->insn[i].mem_acc & ACC_W ? ACC_RW : ACC_R;
+	trans_clobber(t, t->live[i]);
+	trans_linear(t, i, how_of(size, acc));
+	trans_access(t, i, how_of(size, acc), op_xsave);
+}
+
+static void op_nothing(struct trans *t, unsigned i)
+{
+	(void)t;
+	(void)i;
+}
+
+void trans_clflush(struct trans *t, unsigned i)
+{
+	trans_clobber(t, t->live[i]);
+	trans_linear(t, i, how_of(1, ACC_R));
+	trans_access(t, i, how_of(1, ACC_R), op_nothing);
+}
+
+/* ---- IF ---- */
+
+void trans_cli(struct trans *t, unsigned i)
+{
+	trans_clobber(t, t->live[i]);
+	emit_gs_alu_imm(&t->e, 4, CPU_OFF(sysflags), (uint32_t)~RF_IF);
+}
+
+/* Interrupts are taken after the next instruction: the block goes on for one more, and its end polls. A pending one is
+ * turned into a kick for that. */
+void trans_sti(struct trans *t, unsigned i)
+{
+	struct emit *e = &t->e;
+	trans_clobber(t, t->live[i]);
+	emit_gs_alu_imm(e, 1, CPU_OFF(sysflags), RF_IF);
+	emit_gs_cmp8(e, CPU_OFF(irq_pending), 0);
+	uint8_t *skip = emit_jcc(e, CC_Z, false);
+	emit8(e, 0xf0);
+	emit_gs_alu_imm(e, 1, CPU_OFF(kick), SOFT_KICK_INTERRUPT);
+	emit_patch(skip, e->p);
+}
