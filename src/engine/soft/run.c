@@ -40,7 +40,25 @@ void soft_heavy_end(struct soft_cpu *cpu)
 
 void soft_call_helper(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 {
-	soft_helper[insn->op](cpu, insn, ea);
+	if (!insn)
+		soft_raise(cpu, (unsigned)ea, 0);
+	switch (insn->op) {
+	case OP_CLD:
+	case OP_STD:
+		cpu->sysflags ^= RF_DF; /* translated only where it changes */
+		break;
+	case OP_CLAC:
+		cpu->sysflags &= ~(uint32_t)RF_AC;
+		break;
+	case OP_STAC:
+		cpu->sysflags |= RF_AC;
+		break;
+	default:
+		soft_helper[insn->op](cpu, insn, ea);
+		return;
+	}
+	soft_update_mode(cpu);
+	cpu->rip += insn->len;
 }
 
 uint64_t soft_linear_of(struct soft_cpu *cpu, uint64_t offset, uint32_t how)
@@ -255,7 +273,7 @@ const void *soft_next(struct soft_cpu *cpu)
 				return NULL;
 		}
 		struct soft_jc_entry *e = &cpu->jc[soft_jc_index(cpu->rip)];
-		if (e->rip == cpu->rip && e->mode == cpu->mode && !cpu->exit_link)
+		if (e->rip == cpu->rip && e->mode == cpu->mode && (cpu->mode & SOFT_MODE_FLAT) && !cpu->exit_link)
 			return e->code;
 		struct soft_block *block = find_block(cpu);
 		if (!block)
@@ -270,7 +288,7 @@ const void *soft_next(struct soft_cpu *cpu)
 			trace_exec(cpu);
 			return block->code_mem;
 		}
-		if (!block->gpa2)
+		if (cpu->mode & SOFT_MODE_FLAT)
 			fill_jump_cache(cpu, block);
 		if (link && link->rip == block->rip) {
 			cache_lock(cpu->vm->cache);
@@ -355,7 +373,6 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 	cpu->exc.vector = (uint8_t)vector;
 	cpu->exc.has_error = vector == EXC_GP || vector == EXC_AC;
 	cpu->exc.error = 0;
-	cpu->exc.soft = false;
 	g[REG_RIP] = (greg_t)soft_dispatch;
 }
 

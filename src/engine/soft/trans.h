@@ -142,6 +142,8 @@ void trans_call(struct trans *t, unsigned i);
 void trans_ret(struct trans *t, unsigned i);
 void trans_jmp_ind(struct trans *t, unsigned i);
 void trans_call_ind(struct trans *t, unsigned i);
+/* Leaves for the dispatcher at rip if kicked. */
+void trans_poll(struct trans *t, uint64_t rip);
 /* Ends the block by going on at instruction n. */
 void trans_fall_through(struct trans *t);
 /* Calls the C helper of instruction i (as `op` if not 0). */

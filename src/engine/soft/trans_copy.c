@@ -29,24 +29,6 @@ struct plan {
 	bool no_rex;
 };
 
-static bool rm_is_byte(const struct insn *in)
-{
-	if (in->map == MAP_0F && (in->opcode == 0xb6 || in->opcode == 0xbe))
-		return true;
-	if (in->map == MAP_0F38 && in->opcode == 0xf0 && in->rep == 0xf2)
-		return true;
-	return in->opsize == 1;
-}
-
-static bool reg_is_byte(const struct insn *in)
-{
-	if (in->map == MAP_0F && (in->opcode == 0xb6 || in->opcode == 0xbe))
-		return false;
-	if (in->map == MAP_0F38 && in->opcode == 0xf0)
-		return false;
-	return in->opsize == 1;
-}
-
 static unsigned borrow(struct trans *t, struct plan *p, bool legacy)
 {
 	static const uint8_t low[] = {HOST_RSI, HOST_RDI, HOST_RBX, HOST_RDX, HOST_RCX, HOST_RAX};
@@ -115,9 +97,8 @@ static void plan_fields(struct trans *t, const struct insn *in, struct plan *p)
 			p->field[k].host = p->field[k].guest;
 			continue;
 		}
-		bool byte = k == FIELD_RM ? rm_is_byte(in) : reg_is_byte(in);
 		unsigned n = p->field[k].guest;
-		if (byte && in->enc == ENC_LEGACY && !in->rex && n >= 4 && n < 8) {
+		if (insn_high8(in, k == FIELD_RM ? in->rm_size : in->reg_size, n)) {
 			p->field[k].high8 = true;
 			p->no_rex = true;
 			p->field[k].host = n;
@@ -200,14 +181,6 @@ static void emit_legacy(struct trans *t, const struct insn *in, const struct pla
 		reg = p->field[FIELD_REG].host;
 	if (p->field[FIELD_RM].kind != REG_NONE)
 		rm = p->field[FIELD_RM].host;
-	if (!t->is64 && in->map == MAP_ONE && opcode >= 0x40 && opcode <= 0x4f) {
-		rm = reg; /* INC and DEC, whose short forms are REX prefixes here */
-		reg = opcode >= 0x48;
-		opcode = 0xff;
-		modrm = true;
-	} else if (!t->is64 && in->map == MAP_ONE && opcode == 0x82) {
-		opcode = 0x80;
-	}
 	if (in->lock)
 		emit8(e, 0xf0);
 	if (needs_66(t, in))
@@ -222,7 +195,7 @@ static void emit_legacy(struct trans *t, const struct insn *in, const struct pla
 	rex |= (unsigned)in->w << 3;
 	if (rex || in->rex)
 		emit8(e, 0x40 | rex);
-	emit_opcode(t, in, row->reg_in_opcode && !modrm ? (opcode & 0xf8) | (reg & 7) : opcode);
+	emit_opcode(t, in, row->reg_in_opcode ? (opcode & 0xf8) | (reg & 7) : opcode);
 	if (modrm)
 		emit_modrm(e, in->mem ? 0 : 3, reg, in->mem ? p->base : rm);
 }

@@ -114,6 +114,13 @@ static void edge(struct trans *t, unsigned k, uint64_t rip, unsigned from)
 	emit_link_stub(t, link);
 }
 
+void trans_poll(struct trans *t, uint64_t rip)
+{
+	trans_clobber(t, trans_flags_needed(t, rip));
+	emit_gs_cmp8(&t->e, CPU_OFF(kick), 0);
+	add_exit(t, emit_jcc(&t->e, CC_NZ, false), EXIT_RIP, rip, t->n - 1);
+}
+
 void trans_fall_through(struct trans *t)
 {
 	edge(t, 1, trans_rip(t, t->n), t->n ? t->n - 1 : 0);

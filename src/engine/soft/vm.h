@@ -27,6 +27,7 @@ struct soft_vm {
 	struct soft_cpu *cpu[SOFT_MAX_VCPUS];
 	unsigned cpus;
 	struct soft_cache *cache;
+	unsigned max_block; /* instructions in a block at most */
 	unsigned trace;
 	FILE *trace_file;
 	pthread_mutex_t split_lock; /* serialises LOCKed accesses that cross a page */
