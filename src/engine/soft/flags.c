@@ -108,6 +108,8 @@ static uint32_t fpu_mode(const struct soft_cpu *cpu)
 		mode |= SOFT_MODE_MP;
 	if (cpu->cr4 & CR4_OSFXSR)
 		mode |= SOFT_MODE_FXSR;
+	if (cpu->cr4 & CR4_OSXSAVE)
+		mode |= SOFT_MODE_OSXSAVE;
 	if ((cpu->cr4 & CR4_OSXSAVE) && (cpu->xcr0 & 6) == 6) {
 		mode |= SOFT_MODE_AVX;
 		if ((cpu->xcr0 & 0xe0) == 0xe0)
