@@ -35,8 +35,8 @@ static struct entry entry_at(struct soft_vm *vm, uint64_t gpa)
 {
 	struct soft_region *region = soft_region_at(vm, gpa);
 	if (!region)
-		return (struct entry){NULL, true};
-	return (struct entry){region->hva + (gpa - region->gpa), region->readonly};
+		return (struct entry){ NULL, true };
+	return (struct entry){ region->hva + (gpa - region->gpa), region->readonly };
 }
 
 /* Sets bits in an entry that was read as `value`; false if it is another by now. */
@@ -239,7 +239,7 @@ static __attribute__((noinline)) bool walk_legacy(struct soft_cpu *cpu, struct r
 bool soft_walk(struct soft_cpu *cpu, uint64_t linear, enum soft_access access, bool user, bool ac,
 	       struct soft_walk *walk)
 {
-	struct request req = {linear, access, user, ac};
+	struct request req = { linear, access, user, ac };
 	enum outcome outcome;
 
 	if (!(cpu->efer & EFER_LMA))

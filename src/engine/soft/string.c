@@ -282,7 +282,7 @@ static uint64_t cmps(struct soft_cpu *cpu, struct string *s, uint64_t n)
 		n = 1;
 		a = soft_load(cpu, left.linear, s->size);
 		b = soft_load(cpu, right.linear, s->size);
-		host_cmps(&(struct string){.size = s->size}, (uint8_t *)&a, (uint8_t *)&b, 1, true, &flags);
+		host_cmps(&(struct string){ .size = s->size }, (uint8_t *)&a, (uint8_t *)&b, 1, true, &flags);
 	}
 	cpu->flags = (uint32_t)flags;
 	advance_index(cpu, s, RSI, n);
@@ -305,7 +305,7 @@ static uint64_t scas(struct soft_cpu *cpu, struct string *s, uint64_t n)
 	} else {
 		n = 1;
 		value = soft_load(cpu, at.linear, s->size);
-		host_scas(&(struct string){.size = s->size}, (uint8_t *)&value, cpu->gpr[RAX], 1, true, &flags);
+		host_scas(&(struct string){ .size = s->size }, (uint8_t *)&value, cpu->gpr[RAX], 1, true, &flags);
 	}
 	cpu->flags = (uint32_t)flags;
 	advance_index(cpu, s, RDI, n);
@@ -397,7 +397,7 @@ static uint64_t chunk(struct soft_cpu *cpu, struct string *s, uint64_t n)
 
 static _Noreturn void leave_behind(struct soft_cpu *cpu, const struct insn *insn)
 {
-	static const uint64_t mask[] = {[INSN_MODE_16] = 0xffff, [INSN_MODE_32] = 0xffffffff, [INSN_MODE_64] = ~0ull};
+	static const uint64_t mask[] = { [INSN_MODE_16] = 0xffff, [INSN_MODE_32] = 0xffffffff, [INSN_MODE_64] = ~0ull };
 
 	cpu->rip = (cpu->rip + insn->len) & mask[soft_mode_code(cpu->mode)];
 	soft_unwind(cpu);
@@ -407,12 +407,12 @@ void soft_help_string(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea
 {
 	bool port = (insn->opcode & ~3) == 0x6c, compares = (insn->opcode & ~9) == 0xa6;
 	struct string s = {
-	    .insn = insn,
-	    .mask = insn->addrsize == 8   ? ~0ull
-		    : insn->addrsize == 4 ? 0xffffffff
-					  : 0xffff,
-	    .size = port && insn->opsize == 8 ? 4 : insn->opsize,
-	    .down = cpu->sysflags & RF_DF,
+		.insn = insn,
+		.mask = insn->addrsize == 8   ? ~0ull
+			: insn->addrsize == 4 ? 0xffffffff
+					      : 0xffff,
+		.size = port && insn->opsize == 8 ? 4 : insn->opsize,
+		.down = cpu->sysflags & RF_DF,
 	};
 	bool done = false;
 

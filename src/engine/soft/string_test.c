@@ -53,13 +53,13 @@ static uint8_t *at(struct fake_machine *m, uint64_t linear)
 static struct insn make(unsigned opcode, unsigned size, unsigned addrsize, unsigned rep)
 {
 	struct insn insn = {
-	    .op = OP_STRING,
-	    .opcode = (uint8_t)(size == 1 ? opcode : opcode + 1),
-	    .opsize = (uint8_t)size,
-	    .addrsize = (uint8_t)addrsize,
-	    .rep = (uint8_t)rep,
-	    .seg = ENGINE_DS,
-	    .len = 2,
+		.op = OP_STRING,
+		.opcode = (uint8_t)(size == 1 ? opcode : opcode + 1),
+		.opsize = (uint8_t)size,
+		.addrsize = (uint8_t)addrsize,
+		.rep = (uint8_t)rep,
+		.seg = ENGINE_DS,
+		.len = 2,
 	};
 	return insn;
 }
@@ -150,7 +150,7 @@ static uint64_t random_address(uint32_t *seed, uint64_t bytes, unsigned size, bo
 
 static void one_random(struct fake_machine *m, struct model *x, uint32_t *seed)
 {
-	static const unsigned opcodes[] = {0xa4, 0xaa, 0xac, 0xa6, 0xae}, reps[] = {0, 0xf2, 0xf3, 0xf3};
+	static const unsigned opcodes[] = { 0xa4, 0xaa, 0xac, 0xa6, 0xae }, reps[] = { 0, 0xf2, 0xf3, 0xf3 };
 	unsigned opcode = opcodes[random32(seed) % 5], rep = reps[random32(seed) % 4];
 	unsigned size = 1u << random32(seed) % 4, extent = random32(seed) % 3;
 	bool down = random32(seed) & 1;
@@ -338,9 +338,9 @@ static void test_real_mode_wraps(void **state)
 
 	cpu->cr0 = 0;
 	cpu->mode = SOFT_MODE_CODE16 | SOFT_MODE_AC;
-	cpu->seg[ENGINE_DS] = (struct engine_segment){.base = 0x10000, .limit = 0xffff, .attr = 0x93};
-	cpu->seg[ENGINE_ES] = (struct engine_segment){.base = 0x20008, .limit = 0xffff, .attr = 0x93};
-	cpu->seg[ENGINE_GS] = (struct engine_segment){.base = 0x30000, .limit = 0x7ff, .attr = 0x93};
+	cpu->seg[ENGINE_DS] = (struct engine_segment){ .base = 0x10000, .limit = 0xffff, .attr = 0x93 };
+	cpu->seg[ENGINE_ES] = (struct engine_segment){ .base = 0x20008, .limit = 0xffff, .attr = 0x93 };
+	cpu->seg[ENGINE_GS] = (struct engine_segment){ .base = 0x30000, .limit = 0x7ff, .attr = 0x93 };
 	for (unsigned i = 0; i < 0x10000; i++)
 		m->ram[0x10000 + i] = (uint8_t)(i ^ i >> 8);
 	cpu->gpr[RSI] = 0xabc0ff00;
@@ -408,15 +408,15 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-	    T(test_random),
-	    T(test_fault_is_precise),
-	    T(test_kick_between_chunks),
-	    T(test_code_page),
-	    T(test_device),
-	    T(test_ports),
-	    T(test_real_mode_wraps),
-	    T(test_address_size_32_zero_extends),
-	    T(test_single_step),
+		T(test_random),
+		T(test_fault_is_precise),
+		T(test_kick_between_chunks),
+		T(test_code_page),
+		T(test_device),
+		T(test_ports),
+		T(test_real_mode_wraps),
+		T(test_address_size_32_zero_extends),
+		T(test_single_step),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
