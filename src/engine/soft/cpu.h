@@ -174,6 +174,7 @@ struct soft_cpu {
 	void (*exit_regs)(void); /* where generated code leaves to with rip set (run.h) */
 	void (*thunk[8])(void); /* SOFT_THUNK_*: what generated code calls (run.S) */
 	uint32_t irq_pending;  /* an interrupt may be waiting for IF */
+	uint32_t recheck;      /* a block that crosses pages found its second one out of the instruction TLB */
 	uint32_t shadow;       /* not 0: interrupts are held off until one instruction has run (1 STI, 3 MOV SS) */
 	uint64_t xcr0;
 	uint64_t tsc_offset;   /* guest TSC = host TSC + offset */
@@ -238,7 +239,7 @@ struct soft_cpu {
 /* ---- run.S, run.c ---- */
 
 enum {
-	SOFT_THUNK_MEM,        /* T0 = linear, T1 = how: soft_mem_slow; T0 = host address */
+	SOFT_THUNK_MEM,        /* T0 = linear ^ tag, T1 = how, scratch[7] = TLB offset: soft_mem_miss; T0 = host address */
 	SOFT_THUNK_COMMIT,     /* soft_mem_commit; leaves for the dispatcher at cpu->rip when code changed */
 	SOFT_THUNK_COMMIT_MEM, /* ... where the flags are in memory already */
 	SOFT_THUNK_HELPER,     /* T0 = ea, T1 = insn: a plain helper */

@@ -61,6 +61,17 @@ void soft_call_helper(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea
 	cpu->rip += insn->len;
 }
 
+uint8_t *soft_mem_miss(struct soft_cpu *cpu, uint64_t mixed, uint32_t how)
+{
+	unsigned index = (unsigned)(cpu->scratch[7] / sizeof(struct soft_tlb_entry));
+	const struct soft_tlb_entry *e = &cpu->tlb[how >> SOFT_HOW_MMU_SHIFT & 3][index];
+	uint64_t tag = e->tag_read;
+	/* The write tag that was used is either the page's, the same as the read tag, or none, of another index. */
+	if ((how & SOFT_HOW_WRITE) && (mixed >> 12 & (SOFT_TLB_SIZE - 1)))
+		tag = soft_tlb_no_tag(index);
+	return soft_mem_slow(cpu, mixed ^ tag, how);
+}
+
 uint64_t soft_linear_of(struct soft_cpu *cpu, uint64_t offset, uint32_t how)
 {
 	enum soft_access access = how & SOFT_HOW_WRITE ? SOFT_WRITE : SOFT_READ;
@@ -273,8 +284,9 @@ const void *soft_next(struct soft_cpu *cpu)
 				return NULL;
 		}
 		struct soft_jc_entry *e = &cpu->jc[soft_jc_index(cpu->rip)];
-		if (e->rip == cpu->rip && e->mode == cpu->mode && (cpu->mode & SOFT_MODE_FLAT) && !cpu->exit_link)
-			return e->code;
+		if (e->rip == cpu->rip && e->mode == cpu->mode && !cpu->exit_link && !cpu->recheck)
+			return e->code; /* only flat modes are ever entered */
+		cpu->recheck = 0;
 		struct soft_block *block = find_block(cpu);
 		if (!block)
 			continue;

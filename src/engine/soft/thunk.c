@@ -63,7 +63,7 @@ __attribute__((naked)) void soft_exit_regs(void)
 static __attribute__((naked, used)) void thunk_mem(void)
 {
 	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "mov %%gs:%c[self], %%rdi\n mov %%r10, %%rsi\n mov %%r11d, %%edx\n"
-			 "sub $8, %%rsp\n call soft_mem_slow\n add $8, %%rsp\n"
+			 "sub $8, %%rsp\n call soft_mem_miss\n add $8, %%rsp\n"
 			 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
 }
 

@@ -42,7 +42,8 @@ struct trans_exit {
 	enum flag_state flags;
 	unsigned from;         /* instruction */
 };
-enum { EXIT_T0 = 100 /* rip is in T0 */, EXIT_RIP = 101 /* rip is a constant; no link */ };
+enum { EXIT_T0 = 100 /* rip is in T0 */, EXIT_RIP = 101 /* rip is a constant; no link */,
+	EXIT_RECHECK = 102 /* the same, past the jump cache */ };
 
 enum { TRANS_MAX = SOFT_BLOCK_INSNS };
 

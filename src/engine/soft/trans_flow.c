@@ -349,7 +349,7 @@ void trans_check_second_page(struct trans *t)
 	uint64_t next = (t->b->rip | 0xfff) + 1;
 	emit_mov_imm(&t->e, T0, SOFT_ITLB_KEY(next, t->b->gpa2));
 	emit_gs(&t->e, EMIT_CMP, 8, T0, CPU_OFF(itlb_of) + user * SOFT_ITLB_SIZE * 8 + 8 * soft_itlb_index(next));
-	add_exit(t, emit_jcc(&t->e, CC_NZ, false), EXIT_RIP, t->b->rip, 0);
+	add_exit(t, emit_jcc(&t->e, CC_NZ, false), EXIT_RECHECK, t->b->rip, 0);
 }
 
 void trans_emit_exits(struct trans *t)
@@ -367,6 +367,9 @@ void trans_emit_exits(struct trans *t)
 			emit_gs(e, EMIT_MOV_STORE, 8, T0, CPU_OFF(rip));
 			emit8(e, 0x65), emit16(e, 0x24ff), emit8(e, 0x25);
 			emit32(e, CPU_OFF(exit_regs));
+		} else if (x.link == EXIT_RECHECK) {
+			emit_gs_store_imm(e, 4, CPU_OFF(recheck), 1);
+			leave(t, x.rip);
 		} else if (x.link == EXIT_RIP) {
 			leave(t, x.rip);
 		} else {

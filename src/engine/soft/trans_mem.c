@@ -176,7 +176,7 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 {
 	struct emit *e = &t->e;
 	emit_patch(s->branch, e->p);
-	emit_gs_index(e, EMIT_XOR, 8, T0, T1, tag_off(t, s->how));
+	emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[7]));
 	trans_set_rip(t, trans_rip(t, s->insn));
 	emit_mov_imm(e, T1, s->how);
 	emit_call_gs(e, CPU_OFF(thunk) + 8 * SOFT_THUNK_MEM);
