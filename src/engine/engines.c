@@ -11,7 +11,7 @@ const struct engine_ops *const engines[] = {
 #define ENGINE(name) &engine_##name,
 #include "engine/engines.def"
 #undef ENGINE
-    NULL,
+	NULL,
 };
 
 const struct engine_ops *engine_find(const char *name)
@@ -27,8 +27,8 @@ void engine_cpu_state_reset(struct engine_cpu_state *s)
 {
 	enum { DATA = 0x93, CODE = 0x9b, LDT = 0x82, BUSY_TSS = 0x8b };
 	static const uint8_t attr[ENGINE_SEGMENTS] = {
-	    [ENGINE_ES] = DATA, [ENGINE_CS] = CODE, [ENGINE_SS] = DATA,  [ENGINE_DS] = DATA,
-	    [ENGINE_FS] = DATA, [ENGINE_GS] = DATA, [ENGINE_LDTR] = LDT, [ENGINE_TR] = BUSY_TSS,
+		[ENGINE_ES] = DATA, [ENGINE_CS] = CODE, [ENGINE_SS] = DATA,  [ENGINE_DS] = DATA,
+		[ENGINE_FS] = DATA, [ENGINE_GS] = DATA, [ENGINE_LDTR] = LDT, [ENGINE_TR] = BUSY_TSS,
 	};
 
 	memset(s, 0, sizeof(*s));

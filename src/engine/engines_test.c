@@ -42,8 +42,8 @@ static void test_reset_state_is_the_manuals(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_every_engine_is_found_by_its_name),
-	    cmocka_unit_test(test_reset_state_is_the_manuals),
+		cmocka_unit_test(test_every_engine_is_found_by_its_name),
+		cmocka_unit_test(test_reset_state_is_the_manuals),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* info.c - `plures info`: what this host offers to machines. */
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/size.h"
+#include "cli/cli.h"
+#include "engine/engine.h"
+#include "host/memory.h"
+#include "vm/config.h"
+#include "vm/cpuid.h"
+
+extern const struct cli_verb verb_info;
+
+struct options {
+	bool json;
+};
+
+/* The brand of the host's CPU, without the blanks around it. */
+static void cpu_brand(char brand[49])
+{
+	char text[49] = "";
+	struct engine_cpuid r;
+
+	cpuid_host(0x80000000, 0, &r);
+	for (uint32_t i = 0; i < 3 && r.eax >= 0x80000004; i++) {
+		struct engine_cpuid part;
+		cpuid_host(0x80000002 + i, 0, &part);
+		memcpy(text + i * sizeof(part), &part, sizeof(part));
+	}
+	size_t start = strspn(text, " "), size = strlen(text + start);
+	while (size && text[start + size - 1] == ' ')
+		size--;
+	memcpy(brand, text + start, size);
+	brand[size] = '\0';
+}
+
+/* Everything that goes in is ASCII from us or from the CPU. */
+static void json_string(const char *text)
+{
+	putchar('"');
+	for (; *text; text++) {
+		unsigned char c = (unsigned char)*text;
+		if (c == '"' || c == '\\')
+			printf("\\%c", c);
+		else if (c < 0x20 || c > 0x7e)
+			printf("\\u%04x", c);
+		else
+			putchar(c);
+	}
+	putchar('"');
+}
+
+struct list {
+	bool json;
+	unsigned column, count;
+};
+
+static void print_feature(void *ctx, const char *name)
+{
+	struct list *list = ctx;
+
+	if (list->json) {
+		printf("%s", list->count++ ? ", " : "");
+		json_string(name);
+		return;
+	}
+	if (list->column + 1 + strlen(name) > 80) {
+		printf("\n   ");
+		list->column = 3;
+	}
+	list->column += (unsigned)printf(" %s", name);
+}
+
+/* What a guest of the first engine that works would see. */
+static struct cpuid *guest_cpuid(void)
+{
+	struct cpuid_config config = { .vcpus = 1, .tsc_khz = 1 };
+	char text[256];
+
+	for (unsigned i = 0; engines[i] && !config.filter; i++)
+		if (!engines[i]->probe(text, sizeof(text)))
+			config.filter = engines[i]->cpuid_filter;
+	return cpuid_create(&config);
+}
+
+static void info_text(const char *brand, const struct cpuid *cpuid)
+{
+	char text[256], size[32];
+	struct list list = { .column = 3 };
+
+	printf("version: %s\n", PLURES_VERSION);
+	printf("host CPU: %s, %ld online\n", brand, sysconf(_SC_NPROCESSORS_ONLN));
+	printf("memory: a machine can have up to %s\n",
+	       size_format(host_memory_limit() >> 20 << 20, size, sizeof(size)));
+	printf("CPUs: a machine can have up to %d\n", VM_CPUS_MAX);
+	puts("engines:");
+	for (unsigned i = 0; engines[i]; i++) {
+		text[0] = '\0';
+		bool works = !engines[i]->probe(text, sizeof(text));
+		printf("  %-6s %s: %s%s%s\n", engines[i]->name, engines[i]->summary, works ? "works" : "does not work",
+		       text[0] ? ", " : "", text);
+	}
+	printf("guest CPU features:\n   ");
+	cpuid_each_feature(cpuid, print_feature, &list);
+	putchar('\n');
+}
+
+static void info_json(const char *brand, const struct cpuid *cpuid)
+{
+	char text[256];
+	struct list list = { .json = true };
+
+	printf("{\n  \"version\": \"%s\",\n  \"host_cpu\": ", PLURES_VERSION);
+	json_string(brand);
+	printf(",\n  \"host_cpus\": %ld,\n", sysconf(_SC_NPROCESSORS_ONLN));
+	printf("  \"memory_limit\": %llu,\n  \"cpus_limit\": %d,\n  \"engines\": [",
+	       (unsigned long long)host_memory_limit(), VM_CPUS_MAX);
+	for (unsigned i = 0; engines[i]; i++) {
+		text[0] = '\0';
+		bool works = !engines[i]->probe(text, sizeof(text));
+		printf("%s\n    {\"name\": ", i ? "," : "");
+		json_string(engines[i]->name);
+		printf(", \"works\": %s, \"summary\": ", works ? "true" : "false");
+		json_string(engines[i]->summary);
+		printf(", \"detail\": ");
+		json_string(text);
+		putchar('}');
+	}
+	printf("\n  ],\n  \"guest_features\": [");
+	cpuid_each_feature(cpuid, print_feature, &list);
+	printf("]\n}\n");
+}
+
+static int info(int argc, char **argv)
+{
+	struct options o = { 0 };
+	struct error err = { "" };
+	char brand[49];
+
+	int rc = cli_parse(&verb_info, argc, argv, &o, &err);
+	if (rc == CLI_HELP) {
+		cli_verb_help(&verb_info, stdout);
+		return cli_flush();
+	}
+	if (rc)
+		return cli_usage(&verb_info, &err);
+	struct cpuid *cpuid = guest_cpuid();
+	cpu_brand(brand);
+	if (o.json)
+		info_json(brand, cpuid);
+	else
+		info_text(brand, cpuid);
+	cpuid_destroy(cpuid);
+	return cli_flush();
+}
+
+static const struct cli_option options[] = {
+	{ .name = "json",
+	  .kind = CLI_FLAG,
+	  .offset = offsetof(struct options, json),
+	  .help = "Prints one JSON object instead of text." },
+	{ .name = NULL },
+};
+
+const struct cli_verb verb_info = {
+	.name = "info",
+	.summary = "say what this host offers to machines",
+	.synopsis = "[--json]",
+	.description = "Says which engines there are and whether each works here, how much memory and how many CPUs a "
+		       "machine can have, and the CPU features that a guest would see.",
+	.options = options,
+	.run = info,
+};

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* run.c - `plures run`: a machine on this terminal. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/size.h"
+#include "cli/cli.h"
+#include "host/tty.h"
+#include "vm/vm.h"
+
+extern const struct cli_verb verb_run;
+
+struct options {
+	struct vm_config config;
+	bool reboot;
+	bool verbose;
+};
+
+static int set_trace(void *options, const char *value, struct error *err)
+{
+	struct options *o = options;
+
+	return vm_trace_parse(value, &o->config.trace, err);
+}
+
+/* ---- signals ---- */
+
+/* A thread that waits for the signals which end a machine. They are blocked everywhere else. */
+struct watcher {
+	pthread_t thread;
+	sigset_t set;
+	atomic_bool done;
+	struct vm *vm;
+};
+
+static void *watch(void *arg)
+{
+	struct watcher *w = arg;
+	char reason[64];
+	int number;
+
+	while (!sigwait(&w->set, &number) && !atomic_load(&w->done)) {
+		snprintf(reason, sizeof(reason), "ended by SIG%s", sigabbrev_np(number));
+		vm_kill(w->vm, reason);
+	}
+	return NULL;
+}
+
+static void block_signals(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGINT);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGHUP);
+	sigaddset(set, SIGQUIT);
+	pthread_sigmask(SIG_BLOCK, set, NULL);
+}
+
+static int start_watcher(struct watcher *w, struct vm *vm)
+{
+	w->vm = vm;
+	atomic_init(&w->done, false);
+	return pthread_create(&w->thread, NULL, watch, w);
+}
+
+static void stop_watcher(struct watcher *w)
+{
+	atomic_store(&w->done, true);
+	pthread_kill(w->thread, SIGTERM);
+	pthread_join(w->thread, NULL);
+}
+
+/* ---- the machine ---- */
+
+static int report(const struct vm_result *result)
+{
+	switch (result->end) {
+	case VM_POWER_OFF:
+	case VM_RESET:
+	case VM_LEFT:
+		return CLI_OK;
+	case VM_DEBUG_EXIT:
+		return (int)(result->code & 0xff);
+	case VM_KILLED:
+		return cli_fail(CLI_KILLED, "the machine was stopped: %s", result->reason);
+	case VM_ERROR:
+		return cli_fail(CLI_ERROR, "%s", result->reason);
+	}
+	return CLI_ERROR;
+}
+
+static void say_what(const struct options *o, const struct vm *vm)
+{
+	char size[32];
+
+	fprintf(stderr, "plures: %s of memory, %u CPU%s, engine %s%s\n",
+		size_format(o->config.memory, size, sizeof(size)), o->config.cpus, o->config.cpus == 1 ? "" : "s",
+		vm_engine_name(vm), o->config.console_escape ? "; Ctrl-] leaves" : "");
+}
+
+static int run_machine(const struct options *o, struct vm *vm, struct watcher *watcher)
+{
+	struct vm_result result;
+	struct error err;
+	bool terminal = o->config.console_escape;
+
+	int r = start_watcher(watcher, vm);
+	if (r)
+		return cli_fail(CLI_ERROR, "can't start a thread: %s", strerror(r));
+	if (o->verbose)
+		say_what(o, vm);
+	if (terminal && tty_raw(o->config.console_in, &err)) {
+		stop_watcher(watcher);
+		return cli_fail(CLI_ERROR, "%s", err.text);
+	}
+	vm_run(vm, &result);
+	tty_restore();
+	stop_watcher(watcher);
+	if (terminal)
+		fputc('\n', stderr);
+	return report(&result);
+}
+
+static bool is_closed(int fd)
+{
+	return fcntl(fd, F_GETFL) & O_PATH; /* see command.c */
+}
+
+/* A closed stdout is found out now and not when the guest first speaks. */
+static int attach_console(struct options *o)
+{
+	if (is_closed(STDOUT_FILENO))
+		return cli_fail(CLI_ERROR, "standard output is closed, and the guest's console goes there: "
+					   "redirect it to a file or /dev/null");
+	o->config.console_out = STDOUT_FILENO;
+	if (!is_closed(STDIN_FILENO))
+		o->config.console_in = STDIN_FILENO;
+	o->config.console_escape = isatty(STDIN_FILENO);
+	return CLI_OK;
+}
+
+static int run(int argc, char **argv)
+{
+	struct options o = { .reboot = true };
+	struct watcher watcher;
+	struct error err = { "" };
+	struct vm *vm;
+
+	vm_config_init(&o.config);
+	int rc = cli_parse(&verb_run, argc, argv, &o, &err);
+	if (rc == CLI_HELP) {
+		cli_verb_help(&verb_run, stdout);
+		return cli_flush();
+	}
+	o.config.no_reboot = !o.reboot;
+	if (!rc)
+		rc = vm_config_check(&o.config, &err);
+	if (rc == -EINVAL)
+		return cli_usage(&verb_run, &err);
+	if (rc)
+		return cli_fail(CLI_ERROR, "%s", err.text);
+	int status = attach_console(&o);
+	if (status)
+		return status;
+
+	block_signals(&watcher.set);
+	if (vm_create(&vm, &o.config, &err))
+		return cli_fail(CLI_ERROR, "%s", err.text);
+	status = run_machine(&o, vm, &watcher);
+	vm_destroy(vm);
+	return status;
+}
+
+/* ---- the table ---- */
+
+#define CONFIG(field) offsetof(struct options, config.field)
+
+static const struct cli_option options[] = {
+	{ .name = "kernel",
+	  .kind = CLI_STRING,
+	  .offset = CONFIG(kernel),
+	  .value = "FILE",
+	  .help = "The kernel: a Linux bzImage, an ELF file with a PVH note, or a multiboot 1 ELF file. Needed." },
+	{ .name = "initrd",
+	  .kind = CLI_STRING,
+	  .offset = CONFIG(initrd),
+	  .value = "FILE",
+	  .help = "The initial RAM disk." },
+	{ .name = "append",
+	  .kind = CLI_STRING,
+	  .offset = CONFIG(append),
+	  .value = "TEXT",
+	  .help = "The kernel's command line. console=ttyS0 makes a Linux kernel talk to the terminal." },
+	{ .name = "memory",
+	  .letter = 'm',
+	  .kind = CLI_SIZE,
+	  .offset = CONFIG(memory),
+	  .value = "SIZE",
+	  .help =
+	      "The guest's memory, with K, M or G after the number; 512M unless given. The host gives a page when the "
+	      "guest first touches it." },
+	{ .name = "cpus",
+	  .kind = CLI_NUMBER,
+	  .offset = CONFIG(cpus),
+	  .value = "N",
+	  .help = "How many CPUs the guest has, 1 to 64; each is a thread. 1 unless given." },
+	{ .name = "engine",
+	  .kind = CLI_STRING,
+	  .offset = CONFIG(engine),
+	  .value = "NAME",
+	  .help = "What executes the guest: auto, the best that works here, or one that plures info names." },
+	{ .name = "engine-options",
+	  .kind = CLI_STRING,
+	  .offset = CONFIG(engine_options),
+	  .value = "LIST",
+	  .help = "Settings of the engine's own, with commas between." },
+	{ .name = "debug-exit",
+	  .kind = CLI_FLAG,
+	  .offset = CONFIG(debug_exit),
+	  .help =
+	      "Adds the I/O port 0xf4: a guest that writes V there ends the machine with exit status (V << 1) | 1." },
+	{ .name = "reboot",
+	  .kind = CLI_FLAG,
+	  .default_on = true,
+	  .offset = offsetof(struct options, reboot),
+	  .help = "Ends the machine with status 0 when the guest resets it, instead of booting again." },
+	{ .name = "trace",
+	  .kind = CLI_CALL,
+	  .value = "WHAT[,WHAT]...",
+	  .call = set_trace,
+	  .help = "Writes a line for each event: asm (code when it is translated, disassembled), int (exceptions and "
+		  "interrupts), exec (each block entered; slow), pio (port I/O), mmio (memory-mapped I/O)." },
+	{ .name = "trace-file",
+	  .kind = CLI_STRING,
+	  .offset = CONFIG(trace_file),
+	  .value = "FILE",
+	  .help = "Where the trace goes; standard error unless given." },
+	{ .name = "verbose",
+	  .letter = 'v',
+	  .kind = CLI_FLAG,
+	  .offset = offsetof(struct options, verbose),
+	  .help = "Says on standard error what machine it is." },
+	{ .name = NULL },
+};
+
+const struct cli_verb verb_run = {
+	.name = "run",
+	.summary = "create a machine, boot a kernel in it, and be its console",
+	.synopsis = "--kernel FILE [OPTION]...",
+	.description =
+	    "Creates a machine, loads a kernel into it and runs it until the guest powers off. The guest's first "
+	    "serial port is the terminal, in raw mode: all keys are the guest's but Ctrl-], which ends the "
+	    "machine. Where standard input is not a terminal, it is fed to the guest as fast as the guest takes "
+	    "it, and its end is not the machine's.",
+	.notes = "\nEXIT STATUS\n"
+		 "       0    The guest powered off, reset under --no-reboot, or was left with\n"
+		 "            Ctrl-].\n"
+		 "       1    An error of the host, or in a file.\n"
+		 "       2    Wrong usage.\n"
+		 "       3    The guest was stopped: a triple fault, or a signal. The reason is\n"
+		 "            printed.\n"
+		 "\nEXAMPLE\n"
+		 "       plures run --kernel /boot/vmlinuz --initrd initrd.img \\\n"
+		 "           --append console=ttyS0 --memory 1G --cpus 2\n",
+	.options = options,
+	.run = run,
+};

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* config.h - what a user can ask of a machine: filled in by the command line, checked here, read-only afterwards. */
+#ifndef PLURES_VM_CONFIG_H
+#define PLURES_VM_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "engine/engine.h"
+
+enum { VM_CPUS_MAX = 64 };
+
+/* What to trace: the engine's bits, and ours above them. */
+enum {
+	VM_TRACE_PIO = 1 << 8,  /* each access to a port */
+	VM_TRACE_MMIO = 1 << 9, /* each access to guest-physical addresses that are no memory */
+	VM_TRACE_ENGINE = 0xff,
+};
+
+/* Strings are the caller's and must outlive the machine. */
+struct vm_config {
+	const char *engine;         /* its name, or "auto": the first that works here */
+	const char *engine_options; /* or NULL */
+	const char *kernel;
+	const char *initrd; /* or NULL */
+	const char *append; /* the kernel's command line, "" for none */
+	uint64_t memory;    /* bytes */
+	unsigned cpus;
+	bool debug_exit;        /* port 0xf4 ends the machine */
+	bool no_reboot;         /* a reset ends the machine */
+	unsigned trace;         /* bits above */
+	const char *trace_file; /* path; NULL: stderr */
+	/* The first serial port: descriptors, which stay the caller's; -1 for none. */
+	int console_in, console_out;
+	bool console_escape; /* Ctrl-] in the input ends the machine */
+};
+
+/* 512M, one CPU, engine auto, no console. */
+void vm_config_init(struct vm_config *config);
+
+/* Whether a machine can be like that. -EINVAL, -ENOMEM and what to do. */
+int vm_config_check(const struct vm_config *config, struct error *err);
+
+/* Adds what a list like "int,pio" names to *trace. */
+int vm_trace_parse(const char *list, unsigned *trace, struct error *err);
+
+/* The names that vm_trace_parse takes and what they mean, for --help; NULL after the last. */
+const char *vm_trace_name(unsigned i, const char **summary);
+
+#endif

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cpuid.h - what CPU the guest sees: the one place that decides it, for every engine.
+ *
+ * Made once a machine from the host's CPUID, what the engine keeps of it and the machine's shape (N single-threaded
+ * cores in one socket, APIC id = vCPU index). Read-only afterwards, so any thread may ask. Left to others: OSXSAVE and
+ * the XSAVE sizes for the current XCR0 (the engine), the APIC bit after the guest disabled its APIC (vcpu.c).
+ *
+ * SDM Vol. 2, CPUID; AMD APM Vol. 3, appendix E; docs/design/cpuid.md for why each decision.
+ */
+#ifndef PLURES_VM_CPUID_H
+#define PLURES_VM_CPUID_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/engine.h"
+
+/* The registers that hold feature bits. */
+enum cpuid_word {
+	CPUID_1_ECX,
+	CPUID_1_EDX,
+	CPUID_6_EAX,
+	CPUID_7_EBX,
+	CPUID_7_ECX,
+	CPUID_7_EDX,
+	CPUID_7_1_EAX,
+	CPUID_7_1_EDX,
+	CPUID_D_1_EAX,
+	CPUID_80000001_ECX,
+	CPUID_80000001_EDX,
+	CPUID_80000007_EDX,
+	CPUID_80000008_EBX,
+	CPUID_80000021_EAX,
+	CPUID_80000021_ECX,
+	CPUID_KVM_EAX,
+	CPUID_WORDS,
+};
+
+typedef void cpuid_read_fn(uint32_t leaf, uint32_t subleaf, struct engine_cpuid *out);
+
+struct cpuid_config {
+	unsigned vcpus;
+	uint64_t tsc_khz;
+	cpuid_read_fn *host;   /* NULL: this CPU */
+	cpuid_read_fn *filter; /* the engine's cpuid_filter, or NULL */
+};
+
+struct cpuid;
+
+struct cpuid *cpuid_create(const struct cpuid_config *config); /* never NULL */
+void cpuid_destroy(struct cpuid *cpuid);
+
+/* What CPUID gives on a vCPU. Leaves that do not exist read as zeros. */
+void cpuid_get(const struct cpuid *cpuid, unsigned vcpu, uint32_t leaf, uint32_t subleaf, struct engine_cpuid *out);
+
+/* AMD's and Hygon's CPUs; all others are treated as Intel's. */
+bool cpuid_is_amd(const struct cpuid *cpuid);
+/* How many bits a physical address has. */
+unsigned cpuid_phys_bits(const struct cpuid *cpuid);
+
+/* Calls fn with the name of each feature that the guest sees, in the table's order. */
+void cpuid_each_feature(const struct cpuid *cpuid, void (*fn)(void *ctx, const char *name), void *ctx);
+
+/* The host's own, as the CPUID instruction gives it. */
+void cpuid_host(uint32_t leaf, uint32_t subleaf, struct engine_cpuid *out);
+
+#endif

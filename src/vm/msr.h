@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * msr.h - the model-specific registers that the machine carries, for every engine: what firmware would have set up
+ * (MTRRs, machine check banks), what tells a guest which mitigations it needs, KVM's clock, and the vendor's registers
+ * that Linux touches without being prepared for a fault.
+ *
+ * Not here: the engine's own (EFER, STAR, PAT, TSC ...) and the local APIC's (lapic_owns_msr). An index that nobody
+ * knows is #GP, as on a CPU. SDM Vol. 4; AMD APM Vol. 2, appendix A. One struct msrs a vCPU, used on its thread only.
+ */
+#ifndef PLURES_VM_MSR_H
+#define PLURES_VM_MSR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct kvmclock;
+struct msrs;
+
+struct msr_config {
+	bool amd;
+	unsigned phys_bits;
+	const struct kvmclock *clock; /* must outlive the msrs */
+	/* Guest memory [gpa, gpa + size) for writing, or NULL; and what to call after writing there. */
+	void *(*memory)(void *ctx, uint64_t gpa, uint64_t size);
+	void (*written)(void *ctx, uint64_t gpa, uint64_t size);
+	void *ctx;
+};
+
+struct msrs *msrs_create(const struct msr_config *config); /* never NULL; reset */
+void msrs_destroy(struct msrs *msrs);
+
+/* Power-up values, and MTRRs as firmware leaves them. */
+void msrs_reset(struct msrs *msrs);
+
+/* false: #GP(0). */
+bool msrs_read(struct msrs *msrs, uint32_t index, uint64_t *value);
+bool msrs_write(struct msrs *msrs, uint32_t index, uint64_t value);
+
+#endif

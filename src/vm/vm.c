@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vm/vm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "base/memory.h"
+#include "chip/i8250.h"
+#include "vm/clock.h"
+#include "vm/machine.h"
+
+#define NS_PER_S 1000000000ull
+
+/* ---- requests ---- */
+
+/* Keeps all vCPUs out of the guest from now on, and has the event thread look at the request. */
+static void hold(struct vm *vm)
+{
+	atomic_store(&vm->hold, true);
+	for (unsigned i = 0; i < vm->vcpus; i++)
+		vcpu_kick(&vm->vcpu[i], ENGINE_KICK_EXIT);
+	event_queue(vm->loop, &vm->request_work);
+}
+
+void vm_request_end(struct vm *vm, enum vm_end end, unsigned code, const char *reason)
+{
+	pthread_mutex_lock(&vm->lock);
+	bool first = vm->request != REQUEST_END;
+	if (first) {
+		vm->request = REQUEST_END;
+		vm->result.end = end;
+		vm->result.code = code;
+		snprintf(vm->result.reason, sizeof(vm->result.reason), "%s", reason);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	if (first)
+		hold(vm);
+}
+
+void vm_request_reset(struct vm *vm)
+{
+	if (vm->config.no_reboot) {
+		vm_request_end(vm, VM_RESET, 0, "the guest reset the machine");
+		return;
+	}
+	pthread_mutex_lock(&vm->lock);
+	bool first = vm->request == REQUEST_NONE;
+	if (first)
+		vm->request = REQUEST_RESET;
+	pthread_mutex_unlock(&vm->lock);
+	if (first)
+		hold(vm);
+}
+
+void vm_kill(struct vm *vm, const char *reason)
+{
+	console_give_up(vm->console);
+	vm_request_end(vm, VM_KILLED, 0, reason);
+}
+
+/* ---- power-up and reset, with no vCPU running ---- */
+
+static void clear_memory(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->memory.regions; i++) {
+		const struct boot_region *r = &vm->memory.region[i];
+		if (madvise(r->hva, r->size, MADV_REMOVE)) /* gives the pages back; they read as zeros */
+			memset(r->hva, 0, r->size);
+	}
+}
+
+static int load(struct vm *vm, struct error *err)
+{
+	struct boot_config config = {
+		.kernel = vm->config.kernel,
+		.initrd = vm->config.initrd,
+		.cmdline = vm->config.append,
+		.vcpus = vm->vcpus,
+	};
+	struct engine_cpu_state *entry = memory_zalloc(sizeof(*entry));
+
+	engine_cpu_state_reset(entry);
+	int rc = boot_load(&config, &vm->memory, entry, err);
+	if (!rc) {
+		for (unsigned i = 0; i < vm->memory.regions; i++)
+			vm->ops->vm_written(vm->engine, vm->memory.region[i].gpa, vm->memory.region[i].size);
+		for (unsigned i = 0; i < vm->vcpus; i++)
+			vcpu_reset(&vm->vcpu[i], entry);
+	}
+	free(entry);
+	return rc;
+}
+
+static void release(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	if (vm->request == REQUEST_RESET) {
+		vm->request = REQUEST_NONE;
+		atomic_store(&vm->hold, false);
+		pthread_cond_broadcast(&vm->released);
+	}
+	pthread_mutex_unlock(&vm->lock);
+}
+
+static void wait_until_parked(struct vm *vm)
+{
+	unsigned threads = 0;
+
+	for (unsigned i = 0; i < vm->vcpus; i++)
+		threads += vm->vcpu[i].has_thread;
+	pthread_mutex_lock(&vm->lock);
+	while (vm->parked < threads)
+		pthread_cond_wait(&vm->parked_changed, &vm->lock);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+/* On the event thread. */
+static void on_request(void *arg)
+{
+	struct vm *vm = arg;
+	struct error err;
+
+	wait_until_parked(vm);
+	pthread_mutex_lock(&vm->lock);
+	enum vm_request request = vm->request;
+	pthread_mutex_unlock(&vm->lock);
+
+	if (request == REQUEST_END) {
+		event_loop_stop(vm->loop, 0);
+	} else if (request == REQUEST_RESET) {
+		i8250_flush(vm->uart);
+		wiring_reset(vm);
+		clear_memory(vm);
+		if (load(vm, &err))
+			vm_request_end(vm, VM_ERROR, 0, err.text);
+		else
+			release(vm);
+	}
+}
+
+/* ---- tracing ---- */
+
+static void trace_failed(struct vm *vm, int error, char *reason, size_t size)
+{
+	snprintf(reason, size, "can't write the trace to %.200s: %s",
+		 vm->config.trace_file ? vm->config.trace_file : "standard error", strerror(error ? error : EIO));
+}
+
+/* Writes out what has gathered: so that a trace can be followed, and that a full disk shows. */
+static void on_trace_timer(void *arg)
+{
+	struct vm *vm = arg;
+	char reason[320];
+
+	if (fflush(vm->trace) || ferror(vm->trace)) {
+		trace_failed(vm, errno, reason, sizeof(reason));
+		vm_request_end(vm, VM_ERROR, 0, reason);
+	} else {
+		timer_arm(vm->trace_timer, clock_now(vm->clock) + NS_PER_S / 4);
+	}
+}
+
+static int open_trace(struct vm *vm, struct error *err)
+{
+	if (!vm->config.trace)
+		return 0;
+	vm->trace = vm->config.trace_file ? fopen(vm->config.trace_file, "we") : stderr;
+	if (!vm->trace)
+		return error_errno(err, -errno, "can't open the trace file %s", vm->config.trace_file);
+	vm->trace_timer = timer_create_on(vm->clock, on_trace_timer, vm);
+	return 0;
+}
+
+/* What went wrong with the trace counts more than how the guest ended. */
+static void close_trace(struct vm *vm)
+{
+	if (vm->trace_timer)
+		timer_free(vm->trace_timer);
+	vm->trace_timer = NULL;
+	if (!vm->trace)
+		return;
+	bool failed = ferror(vm->trace) || fflush(vm->trace);
+	if (failed && vm->result.end != VM_ERROR) {
+		vm->result.end = VM_ERROR;
+		trace_failed(vm, errno, vm->result.reason, sizeof(vm->result.reason));
+	}
+	if (vm->trace != stderr)
+		fclose(vm->trace);
+	vm->trace = NULL;
+}
+
+/* ---- making ---- */
+
+static int pick_engine(struct vm *vm, struct error *err)
+{
+	char why[256] = "this build has none";
+
+	if (strcmp(vm->config.engine, "auto") != 0) {
+		vm->ops = engine_find(vm->config.engine);
+		if (!vm->ops)
+			return error_set(err, -EINVAL, "no engine is called '%s'", vm->config.engine);
+		int rc = vm->ops->probe(why, sizeof(why));
+		return rc ? error_set(err, rc, "engine %s does not work here: %s", vm->ops->name, why) : 0;
+	}
+	for (unsigned i = 0; engines[i]; i++)
+		if (!engines[i]->probe(why, sizeof(why))) {
+			vm->ops = engines[i];
+			return 0;
+		}
+	return error_set(err, -ENODEV, "no engine works here: %s", why);
+}
+
+static int make_memory(struct vm *vm, struct error *err)
+{
+	boot_memory_layout(&vm->memory, vm->config.memory);
+	for (unsigned i = 0; i < vm->memory.regions; i++) {
+		struct boot_region *r = &vm->memory.region[i];
+		int rc = host_memory_init(&vm->ram[i], i ? "plures-ram-high" : "plures-ram", r->size, err);
+		if (rc)
+			return rc;
+		r->hva = vm->ram[i].base;
+		rc = vm->ops->vm_map(vm->engine, r->gpa, r->hva, r->size, 0, err);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int make_engine(struct vm *vm, struct error *err)
+{
+	struct engine_config config = {
+		.vcpus = vm->config.cpus,
+		.trace = vm->config.trace & VM_TRACE_ENGINE,
+		.trace_file = vm->trace,
+		.options = vm->config.engine_options,
+	};
+	int rc = vm->ops->vm_create(&vm->engine, &config, err);
+
+	return rc ? error_prefix(err, rc, "engine %s", vm->ops->name) : 0;
+}
+
+static uint64_t wall_clock(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+/* The vCPUs as far as chips need them; vcpu_create, which the engine may use the chips in, comes after those. */
+static int make_cpus_and_chips(struct vm *vm, struct error *err)
+{
+	uint64_t khz = vm->ops->vm_tsc_khz(vm->engine);
+	struct cpuid_config config = { .vcpus = vm->config.cpus, .tsc_khz = khz, .filter = vm->ops->cpuid_filter };
+
+	vm->cpuid = cpuid_create(&config);
+	kvmclock_init(&vm->kvmclock, vm->ops->vm_tsc(vm->engine), khz, 0, wall_clock());
+	vm->vcpu = memory_zalloc(sizeof(*vm->vcpu) * vm->config.cpus);
+	vm->vcpus = vm->config.cpus;
+	for (unsigned i = 0; i < vm->vcpus; i++) {
+		vm->vcpu[i].vm = vm;
+		vm->vcpu[i].index = i;
+	}
+	int rc = wiring_create(vm, err);
+	for (unsigned i = 0; !rc && i < vm->vcpus; i++)
+		rc = vcpu_create(&vm->vcpu[i], err);
+	return rc;
+}
+
+static int build(struct vm *vm, struct error *err)
+{
+	int rc = pick_engine(vm, err);
+
+	if (!rc)
+		rc = event_loop_create(&vm->loop, err);
+	if (!rc)
+		rc = clock_create(&vm->clock, vm->loop, err);
+	if (!rc)
+		rc = open_trace(vm, err);
+	if (!rc)
+		rc = make_engine(vm, err);
+	if (!rc)
+		rc = make_memory(vm, err);
+	if (!rc)
+		rc = console_create(&vm->console, vm, err);
+	if (!rc)
+		rc = make_cpus_and_chips(vm, err);
+	if (!rc)
+		rc = load(vm, err);
+	return rc;
+}
+
+int vm_create(struct vm **result, const struct vm_config *config, struct error *err)
+{
+	struct vm *vm = memory_zalloc(sizeof(*vm));
+
+	vm->config = *config;
+	vm->request_work = (struct event_work){ .fn = on_request, .arg = vm };
+	pthread_mutex_init(&vm->lock, NULL);
+	pthread_cond_init(&vm->parked_changed, NULL);
+	pthread_cond_init(&vm->released, NULL);
+	int rc = build(vm, err);
+	if (rc) {
+		vm_destroy(vm);
+		vm = NULL;
+	}
+	*result = vm;
+	return rc;
+}
+
+const char *vm_engine_name(const struct vm *vm)
+{
+	return vm->ops->name;
+}
+
+/* ---- running ---- */
+
+static void stop_vcpus(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->quit = true;
+	atomic_store(&vm->hold, true);
+	pthread_cond_broadcast(&vm->released);
+	pthread_mutex_unlock(&vm->lock);
+	for (unsigned i = 0; i < vm->vcpus; i++) {
+		struct vcpu *vcpu = &vm->vcpu[i];
+		if (!vcpu->has_thread)
+			continue;
+		vcpu_kick(vcpu, ENGINE_KICK_EXIT);
+		pthread_join(vcpu->thread, NULL);
+		vcpu->has_thread = false;
+	}
+}
+
+void vm_run(struct vm *vm, struct vm_result *result)
+{
+	struct error err;
+
+	if (vm->trace_timer)
+		timer_arm(vm->trace_timer, 0);
+	for (unsigned i = 0; i < vm->vcpus; i++)
+		if (vcpu_start(&vm->vcpu[i], &err)) {
+			vm_request_end(vm, VM_ERROR, 0, err.text);
+			break;
+		}
+	if (event_loop_run(vm->loop, &err) < 0)
+		vm_request_end(vm, VM_ERROR, 0, err.text);
+	stop_vcpus(vm);
+	i8250_flush(vm->uart);
+	close_trace(vm);
+	*result = vm->result;
+}
+
+void vm_destroy(struct vm *vm)
+{
+	if (!vm)
+		return;
+	wiring_destroy(vm);
+	for (unsigned i = 0; i < vm->vcpus; i++)
+		vcpu_destroy(&vm->vcpu[i]);
+	free(vm->vcpu);
+	cpuid_destroy(vm->cpuid);
+	console_destroy(vm->console);
+	if (vm->engine)
+		vm->ops->vm_destroy(vm->engine);
+	for (unsigned i = 0; i < BOOT_MAX_REGIONS; i++)
+		host_memory_fini(&vm->ram[i]);
+	close_trace(vm);
+	clock_destroy(vm->clock);
+	event_loop_destroy(vm->loop);
+	pthread_cond_destroy(&vm->parked_changed);
+	pthread_cond_destroy(&vm->released);
+	pthread_mutex_destroy(&vm->lock);
+	free(vm);
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vm.h - a virtual machine, from its configuration to its end.
+ *
+ * vm_create builds it (engine, memory, chips, kernel), vm_run runs it: vCPUs each on a thread of its own, everything
+ * else on the calling thread, which is where chips' timers and the console are served. A guest's reset happens inside
+ * vm_run. Nothing is kept at file scope, so a process can hold several.
+ */
+#ifndef PLURES_VM_VM_H
+#define PLURES_VM_VM_H
+
+#include "base/error.h"
+#include "vm/config.h"
+
+struct vm;
+
+/* Why a machine ended. */
+enum vm_end {
+	VM_POWER_OFF,
+	VM_RESET,      /* with no_reboot */
+	VM_DEBUG_EXIT, /* `code` is the exit status that the guest asked for */
+	VM_KILLED,     /* a triple fault, or from outside: `reason` */
+	VM_LEFT,       /* Ctrl-] */
+	VM_ERROR,      /* the host or the engine failed: `reason` */
+};
+
+struct vm_result {
+	enum vm_end end;
+	unsigned code;
+	char reason[320];
+};
+
+/* Builds a machine that config describes, checked with vm_config_check. On failure *vm is NULL. */
+int vm_create(struct vm **vm, const struct vm_config *config, struct error *err);
+
+/* Runs it to its end, once. */
+void vm_run(struct vm *vm, struct vm_result *result);
+
+/* Ends it with VM_KILLED and the reason, also while it waits for a console that takes no output. Any thread, also before
+ * vm_run; not for signal handlers. */
+void vm_kill(struct vm *vm, const char *reason);
+
+/* The name of the engine that runs it. */
+const char *vm_engine_name(const struct vm *vm);
+
+/* vm may be NULL. */
+void vm_destroy(struct vm *vm);
+
+#endif

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* wiring.c - which chips a machine has, and which pin of which goes where. */
+#include <errno.h>
+#include <string.h>
+
+#include "chip/board.h"
+#include "chip/i8250.h"
+#include "chip/i8259.h"
+#include "chip/ioapic.h"
+#include "chip/lapic.h"
+#include "vm/bus.h"
+#include "vm/clock.h"
+#include "vm/machine.h"
+#include "vm/platform.h"
+
+static int no_memory(struct error *err)
+{
+	return error_errno(err, -ENOMEM, "can't make the machine's chips");
+}
+
+static void add_device(struct vm *vm, struct device *dev)
+{
+	struct device **last = &vm->devices;
+
+	while (*last)
+		last = &(*last)->next;
+	dev->next = NULL;
+	*last = dev;
+}
+
+/* ---- what lapics ask of their vCPU ---- */
+
+static void on_kick(void *vcpu, unsigned what)
+{
+	vcpu_kick(vcpu, what);
+}
+
+static uint64_t on_tsc(void *ctx)
+{
+	const struct vcpu *vcpu = ctx;
+
+	return vcpu->vm->ops->vm_tsc(vcpu->vm->engine);
+}
+
+static uint64_t on_tsc_khz(void *ctx)
+{
+	const struct vcpu *vcpu = ctx;
+
+	return vcpu->vm->ops->vm_tsc_khz(vcpu->vm->engine);
+}
+
+static int make_lapics(struct vm *vm, struct error *err)
+{
+	vm->lapics = lapic_bus_create();
+	if (!vm->lapics)
+		return no_memory(err);
+	for (unsigned i = 0; i < vm->vcpus; i++) {
+		struct lapic_config config = {
+		    .bus = vm->lapics,
+		    .clock = vm->clock,
+		    .id = (uint8_t)i,
+		    .x2apic = true,
+		    .tsc_deadline = true,
+		    .host =
+			{
+			    .ctx = &vm->vcpu[i],
+			    .kick = on_kick,
+			    .init = vcpu_post_init,
+			    .sipi = vcpu_post_sipi,
+			    .tsc = on_tsc,
+			    .tsc_khz = on_tsc_khz,
+			},
+		};
+		vm->vcpu[i].lapic = lapic_create(&config);
+		if (!vm->vcpu[i].lapic)
+			return no_memory(err);
+		add_device(vm, lapic_device(vm->vcpu[i].lapic));
+	}
+	return 0;
+}
+
+/* ---- interrupts ---- */
+
+static void on_eoi(void *ioapic, uint8_t vector)
+{
+	ioapic_eoi(ioapic, vector);
+}
+
+static int make_interrupt_controllers(struct vm *vm, struct error *err)
+{
+	struct irq_line lint0 = { .set = lapic_set_lint, .sink = vm->vcpu[0].lapic, .pin = 0 };
+	struct ioapic_config config = {
+		.mmio = vm->mmio,
+		.base = PLATFORM_IOAPIC_BASE,
+		.id = (uint8_t)vm->vcpus, /* as in the MADT: after the last CPU's */
+		.deliver = lapic_bus_deliver,
+		.ctx = vm->lapics,
+	};
+
+	vm->pic = i8259_create(vm->pio, lint0);
+	if (!vm->pic)
+		return no_memory(err);
+	add_device(vm, i8259_device(vm->pic));
+	vm->ioapic = ioapic_create(&config);
+	if (!vm->ioapic)
+		return no_memory(err);
+	add_device(vm, ioapic_device(vm->ioapic));
+	lapic_bus_set_eoi(vm->lapics, on_eoi, vm->ioapic);
+	lapic_bus_set_extint(vm->lapics, i8259_ack, vm->pic);
+	return 0;
+}
+
+/* An ISA interrupt reaches both controllers; guests mask the one that they do not use. */
+static void isa_set(void *ctx, unsigned irq, bool level)
+{
+	struct vm *vm = ctx;
+
+	i8259_set(vm->pic, irq, level);
+	ioapic_set(vm->ioapic, irq == PLATFORM_IRQ_TIMER ? PLATFORM_GSI_TIMER : irq, level);
+}
+
+static struct irq_line isa_line(struct vm *vm, unsigned irq)
+{
+	return (struct irq_line){ .set = isa_set, .sink = vm, .pin = irq };
+}
+
+/* ---- the board ---- */
+
+static void on_board_event(void *ctx, enum board_event event, unsigned code)
+{
+	struct vm *vm = ctx;
+
+	switch (event) {
+	case BOARD_POWER_OFF:
+		vm_request_end(vm, VM_POWER_OFF, 0, "the guest powered off");
+		break;
+	case BOARD_RESET:
+		vm_request_reset(vm);
+		break;
+	case BOARD_DEBUG_EXIT:
+		vm_request_end(vm, VM_DEBUG_EXIT, code, "the guest wrote to the debug exit port");
+		break;
+	}
+}
+
+static bool wanted(const struct vm *vm, const struct board_device *device)
+{
+	if (!device->optional)
+		return true;
+	return !strcmp(device->name, "debug_exit") && vm->config.debug_exit;
+}
+
+static int make_board(struct vm *vm, struct error *err)
+{
+	struct board board = {
+		.pio = vm->pio,
+		.mmio = vm->mmio,
+		.clock = vm->clock,
+		.event = on_board_event,
+		.ctx = vm,
+		.ram_low = vm->memory.region[0].size,
+		.ram_high = vm->memory.regions > 1 ? vm->memory.region[1].size : 0,
+	};
+
+	for (unsigned i = 0; i < 16; i++)
+		board.isa[i] = isa_line(vm, i);
+	for (const struct board_device *device = board_devices; device->name; device++) {
+		if (!wanted(vm, device))
+			continue;
+		struct device *dev = device->create(&board);
+		if (!dev)
+			return no_memory(err);
+		add_device(vm, dev);
+	}
+	return 0;
+}
+
+static int make_uart(struct vm *vm, struct error *err)
+{
+	struct i8250_config config = {
+		.pio = vm->pio,
+		.base = PLATFORM_COM1_PORT,
+		.irq = isa_line(vm, PLATFORM_IRQ_COM1),
+		.clock = vm->clock,
+		.back = { .ctx = vm->console, .write = console_write, .room = console_room },
+	};
+
+	vm->uart = i8250_create(&config);
+	if (!vm->uart)
+		return no_memory(err);
+	add_device(vm, i8250_device(vm->uart));
+	return 0;
+}
+
+int wiring_create(struct vm *vm, struct error *err)
+{
+	vm->pio = bus_create();
+	vm->mmio = bus_create();
+	int rc = make_lapics(vm, err);
+	if (!rc)
+		rc = make_interrupt_controllers(vm, err);
+	if (!rc)
+		rc = make_board(vm, err);
+	if (!rc)
+		rc = make_uart(vm, err);
+	return rc;
+}
+
+void wiring_reset(struct vm *vm)
+{
+	for (struct device *dev = vm->devices; dev; dev = dev->next)
+		dev->ops->reset(dev);
+}
+
+/* The last made goes first: a chip may use those made before it. */
+static void destroy_from(struct device *dev)
+{
+	if (!dev)
+		return;
+	destroy_from(dev->next);
+	dev->ops->destroy(dev);
+}
+
+void wiring_destroy(struct vm *vm)
+{
+	destroy_from(vm->devices);
+	vm->devices = NULL;
+	if (vm->lapics)
+		lapic_bus_destroy(vm->lapics);
+	vm->lapics = NULL;
+	bus_destroy(vm->pio);
+	bus_destroy(vm->mmio);
+	vm->pio = vm->mmio = NULL;
+}
