@@ -175,12 +175,12 @@ static uint8_t checksum(const void *data, size_t size)
 static struct sdt_header header(const char *signature, uint8_t revision)
 {
 	struct sdt_header h = {
-	    .revision = revision,
-	    .oem_id = "PLURES",
-	    .oem_table_id = {'P', 'L', 'U', 'R', 'E', 'S', 'V', 'M'},
-	    .oem_revision = 1,
-	    .creator_id = {'P', 'L', 'R', 'S'},
-	    .creator_revision = 1,
+		.revision = revision,
+		.oem_id = "PLURES",
+		.oem_table_id = { 'P', 'L', 'U', 'R', 'E', 'S', 'V', 'M' },
+		.oem_revision = 1,
+		.creator_id = { 'P', 'L', 'R', 'S' },
+		.creator_revision = 1,
 	};
 
 	memcpy(h.signature, signature, 4);
@@ -211,7 +211,7 @@ static uint32_t write_dsdt(struct writer *w)
 static uint32_t write_facs(struct writer *w)
 {
 	uint32_t gpa = begin(w);
-	const struct facs facs = {.signature = {'F', 'A', 'C', 'S'}, .length = sizeof(facs), .version = 2};
+	const struct facs facs = { .signature = { 'F', 'A', 'C', 'S' }, .length = sizeof(facs), .version = 2 };
 
 	put(w, &facs, sizeof(facs));
 	return gpa;
@@ -219,7 +219,7 @@ static uint32_t write_facs(struct writer *w)
 
 static struct generic_address io_address(uint16_t port, uint8_t bits, uint8_t access)
 {
-	return (struct generic_address){.space = SPACE_IO, .bit_width = bits, .access_size = access, .address = port};
+	return (struct generic_address){ .space = SPACE_IO, .bit_width = bits, .access_size = access, .address = port };
 }
 
 /* SMI_CMD of 0 says that the machine is always in ACPI mode; the 64-bit DSDT address takes precedence over the other.
@@ -228,29 +228,30 @@ static uint32_t write_fadt(struct writer *w, uint32_t facs, uint32_t dsdt)
 {
 	uint32_t gpa = begin(w);
 	const struct fadt fadt = {
-	    .header = header("FACP", 6),
-	    .facs = facs,
-	    .dsdt = dsdt,
-	    .sci_irq = PLATFORM_IRQ_SCI,
-	    .pm1a_event = PLATFORM_PM1_EVENT_PORT,
-	    .pm1a_control = PLATFORM_PM1_CONTROL_PORT,
-	    .pm_timer = PLATFORM_PM_TIMER_PORT,
-	    .pm1_event_size = 4,
-	    .pm1_control_size = 2,
-	    .pm_timer_size = 4,
-	    .c2_latency = 0xffff, /* no C2, no C3 */
-	    .c3_latency = 0xffff,
-	    .century = PLATFORM_RTC_CENTURY,
-	    .boot_flags = BOOT_LEGACY_DEVICES | BOOT_NO_VGA,
-	    .flags = FADT_WBINVD | FADT_C1 | FADT_NO_SLEEP_BUTTON | FADT_NO_FIXED_RTC | FADT_TIMER_32_BITS | FADT_RESET,
-	    .reset = io_address(PLATFORM_RESET_PORT, 8, ACCESS_BYTE),
-	    .reset_value = PLATFORM_RESET_VALUE,
-	    .minor_revision = 3,
-	    .x_dsdt = dsdt,
-	    .x_pm1a_event = io_address(PLATFORM_PM1_EVENT_PORT, 32, ACCESS_WORD),
-	    .x_pm1a_control = io_address(PLATFORM_PM1_CONTROL_PORT, 16, ACCESS_WORD),
-	    .x_pm_timer = io_address(PLATFORM_PM_TIMER_PORT, 32, ACCESS_DWORD),
-	    .hypervisor = {'P', 'l', 'u', 'r', 'e', 's'},
+		.header = header("FACP", 6),
+		.facs = facs,
+		.dsdt = dsdt,
+		.sci_irq = PLATFORM_IRQ_SCI,
+		.pm1a_event = PLATFORM_PM1_EVENT_PORT,
+		.pm1a_control = PLATFORM_PM1_CONTROL_PORT,
+		.pm_timer = PLATFORM_PM_TIMER_PORT,
+		.pm1_event_size = 4,
+		.pm1_control_size = 2,
+		.pm_timer_size = 4,
+		.c2_latency = 0xffff, /* no C2, no C3 */
+		.c3_latency = 0xffff,
+		.century = PLATFORM_RTC_CENTURY,
+		.boot_flags = BOOT_LEGACY_DEVICES | BOOT_NO_VGA,
+		.flags =
+		    FADT_WBINVD | FADT_C1 | FADT_NO_SLEEP_BUTTON | FADT_NO_FIXED_RTC | FADT_TIMER_32_BITS | FADT_RESET,
+		.reset = io_address(PLATFORM_RESET_PORT, 8, ACCESS_BYTE),
+		.reset_value = PLATFORM_RESET_VALUE,
+		.minor_revision = 3,
+		.x_dsdt = dsdt,
+		.x_pm1a_event = io_address(PLATFORM_PM1_EVENT_PORT, 32, ACCESS_WORD),
+		.x_pm1a_control = io_address(PLATFORM_PM1_CONTROL_PORT, 16, ACCESS_WORD),
+		.x_pm_timer = io_address(PLATFORM_PM_TIMER_PORT, 32, ACCESS_DWORD),
+		.hypervisor = { 'P', 'l', 'u', 'r', 'e', 's' },
 	};
 
 	put(w, &fadt, sizeof(fadt));
@@ -262,22 +263,26 @@ static void write_cpus(struct writer *w, unsigned vcpus)
 {
 	for (unsigned id = 0; id < vcpus; id++) {
 		if (id < XAPIC_IDS)
-			put(w, &(struct madt_lapic){MADT_LAPIC, 8, (uint8_t)id, (uint8_t)id, MADT_ENABLED}, 8);
+			put(w, &(struct madt_lapic){ MADT_LAPIC, 8, (uint8_t)id, (uint8_t)id, MADT_ENABLED }, 8);
 		else
-			put(w, &(struct madt_x2apic){MADT_X2APIC, 16, 0, id, MADT_ENABLED, id}, 16);
+			put(w, &(struct madt_x2apic){ MADT_X2APIC, 16, 0, id, MADT_ENABLED, id }, 16);
 	}
 }
 
 static uint32_t write_madt(struct writer *w, unsigned vcpus)
 {
 	uint32_t gpa = begin(w);
-	const struct madt_header madt = {header("APIC", 5), PLATFORM_LAPIC_BASE, MADT_HAS_8259};
-	const struct madt_ioapic ioapic = {MADT_IOAPIC, sizeof(ioapic), 0, 0, PLATFORM_IOAPIC_BASE, 0};
-	const struct madt_override timer = {MADT_OVERRIDE, sizeof(timer), 0, PLATFORM_IRQ_TIMER, PLATFORM_GSI_TIMER, 0};
-	const struct madt_override sci = {MADT_OVERRIDE,    sizeof(sci),      0,
-					  PLATFORM_IRQ_SCI, PLATFORM_IRQ_SCI, ACTIVE_HIGH | LEVEL};
-	const struct madt_lapic_nmi nmi = {MADT_LAPIC_NMI, sizeof(nmi), 0xff, 0, 1};
-	const struct madt_x2apic_nmi x2nmi = {.type = MADT_X2APIC_NMI, .length = sizeof(x2nmi), .uid = ~0u, .lint = 1};
+	const struct madt_header madt = { header("APIC", 5), PLATFORM_LAPIC_BASE, MADT_HAS_8259 };
+	const struct madt_ioapic ioapic = { MADT_IOAPIC, sizeof(ioapic), 0, 0, PLATFORM_IOAPIC_BASE, 0 };
+	const struct madt_override timer = {
+		MADT_OVERRIDE, sizeof(timer), 0, PLATFORM_IRQ_TIMER, PLATFORM_GSI_TIMER, 0
+	};
+	const struct madt_override sci = { MADT_OVERRIDE,    sizeof(sci),      0,
+					   PLATFORM_IRQ_SCI, PLATFORM_IRQ_SCI, ACTIVE_HIGH | LEVEL };
+	const struct madt_lapic_nmi nmi = { MADT_LAPIC_NMI, sizeof(nmi), 0xff, 0, 1 };
+	const struct madt_x2apic_nmi x2nmi = {
+		.type = MADT_X2APIC_NMI, .length = sizeof(x2nmi), .uid = ~0u, .lint = 1
+	};
 
 	put(w, &madt, sizeof(madt));
 	write_cpus(w, vcpus);
@@ -320,20 +325,20 @@ static uint32_t write_xsdt(struct writer *w, const uint32_t *tables, unsigned n)
 int acpi_build(const struct boot_memory *memory, unsigned vcpus, uint64_t *rsdp, struct error *err)
 {
 	struct writer w = {
-	    .base = boot_memory_at(memory, PLATFORM_ACPI_BASE, PLATFORM_ACPI_SIZE),
-	    .gpa = PLATFORM_ACPI_BASE,
-	    .room = PLATFORM_ACPI_SIZE,
+		.base = boot_memory_at(memory, PLATFORM_ACPI_BASE, PLATFORM_ACPI_SIZE),
+		.gpa = PLATFORM_ACPI_BASE,
+		.room = PLATFORM_ACPI_SIZE,
 	};
-	struct rsdp root = {.signature = {'R', 'S', 'D', ' ', 'P', 'T', 'R', ' '},
-			    .oem_id = "PLURES",
-			    .revision = 2,
-			    .length = sizeof(root)};
+	struct rsdp root = { .signature = { 'R', 'S', 'D', ' ', 'P', 'T', 'R', ' ' },
+			     .oem_id = "PLURES",
+			     .revision = 2,
+			     .length = sizeof(root) };
 
 	if (!w.base)
 		return error_set(err, -EINVAL, "there is no memory where ACPI tables go (at %#x)", PLATFORM_ACPI_BASE);
 	uint8_t *at = put(&w, &root, sizeof(root));
 	uint32_t dsdt = write_dsdt(&w), facs = write_facs(&w);
-	uint32_t tables[] = {write_fadt(&w, facs, dsdt), write_madt(&w, vcpus)};
+	uint32_t tables[] = { write_fadt(&w, facs, dsdt), write_madt(&w, vcpus) };
 	const unsigned n = sizeof(tables) / sizeof(*tables);
 
 	root.rsdt = write_rsdt(&w, tables, n);

@@ -107,7 +107,7 @@ struct madt_count {
 
 static struct madt_count walk_madt(const uint8_t *madt)
 {
-	struct madt_count n = {0};
+	struct madt_count n = { 0 };
 	const uint8_t *end = madt + bytes_le32(madt + 4), *e = madt + 44;
 
 	for (; e < end; e += e[1]) {
@@ -144,7 +144,7 @@ static struct madt_count walk_madt(const uint8_t *madt)
 static void test_madt(void **state)
 {
 	(void)state;
-	const unsigned cpus[] = {1, 2, 64, 255, 256, 1000};
+	const unsigned cpus[] = { 1, 2, 64, 255, 256, 1000 };
 
 	for (unsigned i = 0; i < sizeof(cpus) / sizeof(*cpus); i++) {
 		struct guest g;
@@ -179,7 +179,7 @@ static void test_too_many_cpus(void **state)
 static void test_iasl(void **state)
 {
 	(void)state;
-	static const char *const names[] = {"FACP", "APIC"};
+	static const char *const names[] = { "FACP", "APIC" };
 	struct guest g;
 	char dir[] = "/tmp/plures-acpi-XXXXXX", path[64], command[256], line[256];
 
@@ -216,10 +216,10 @@ static void test_iasl(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_fadt),
-	    cmocka_unit_test(test_madt),
-	    cmocka_unit_test(test_too_many_cpus),
-	    cmocka_unit_test(test_iasl),
+		cmocka_unit_test(test_fadt),
+		cmocka_unit_test(test_madt),
+		cmocka_unit_test(test_too_many_cpus),
+		cmocka_unit_test(test_iasl),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,7 +16,7 @@
 /* An unstripped vmlinux with debugging information is about half of this. */
 #define KERNEL_FILE_MAX (2ull << 30)
 
-static const struct boot_format *const formats[] = {&bzimage_format, &elf_format, &multiboot_format};
+static const struct boot_format *const formats[] = { &bzimage_format, &elf_format, &multiboot_format };
 
 static bool has_bytes(const struct boot_image *image, uint64_t offset, const char *bytes, size_t size)
 {
@@ -40,18 +40,19 @@ static int not_a_kernel(const struct boot_image *image, struct error *err)
 		uint16_t offset, size;
 		const char *bytes, *what;
 	} known[] = {
-	    {0x38, 4, "ARM\x64", "is a kernel for arm64: use one for x86-64 (amd64)"},
-	    {0x38, 4, "RSC\x05", "is a kernel for RISC-V: use one for x86-64 (amd64)"},
-	    {0x24, 4, "\x18\x28\x6f\x01", "is a kernel for 32-bit ARM: use one for x86-64 (amd64)"},
-	    {0, 2, "\x1f\x8b", "is a gzip file: unpack it with gunzip, or use the kernel's bzImage"},
-	    {0, 6,
-	     "\xfd"
-	     "7zXZ\0",
-	     "is an xz file: unpack it with unxz, or use the kernel's bzImage"},
-	    {0, 4, "\x28\xb5\x2f\xfd", "is a zstd file: unpack it with unzstd, or use the kernel's bzImage"},
-	    {0, 6, "070701", "is a cpio archive, as initrds are: give the kernel with --kernel, this with --initrd"},
-	    {0, 8, "!<arch>\n", "is an archive or package: unpack it and give the vmlinuz in it"},
-	    {0, 4, "QFI\xfb", "is a disk image, not a kernel"},
+		{ 0x38, 4, "ARM\x64", "is a kernel for arm64: use one for x86-64 (amd64)" },
+		{ 0x38, 4, "RSC\x05", "is a kernel for RISC-V: use one for x86-64 (amd64)" },
+		{ 0x24, 4, "\x18\x28\x6f\x01", "is a kernel for 32-bit ARM: use one for x86-64 (amd64)" },
+		{ 0, 2, "\x1f\x8b", "is a gzip file: unpack it with gunzip, or use the kernel's bzImage" },
+		{ 0, 6,
+		  "\xfd"
+		  "7zXZ\0",
+		  "is an xz file: unpack it with unxz, or use the kernel's bzImage" },
+		{ 0, 4, "\x28\xb5\x2f\xfd", "is a zstd file: unpack it with unzstd, or use the kernel's bzImage" },
+		{ 0, 6, "070701",
+		  "is a cpio archive, as initrds are: give the kernel with --kernel, this with --initrd" },
+		{ 0, 8, "!<arch>\n", "is an archive or package: unpack it and give the vmlinuz in it" },
+		{ 0, 4, "QFI\xfb", "is a disk image, not a kernel" },
 	};
 
 	for (unsigned i = 0; i < sizeof(known) / sizeof(*known); i++)
@@ -85,7 +86,7 @@ static int check_config(const struct boot_config *config, const struct boot_memo
 int boot_load_image(const struct boot_image *image, const struct boot_config *config, const struct boot_memory *memory,
 		    struct engine_cpu_state *bsp, struct error *err)
 {
-	struct boot boot = {.config = config, .memory = memory, .image = image, .bsp = bsp};
+	struct boot boot = { .config = config, .memory = memory, .image = image, .bsp = bsp };
 	int rc = check_config(config, memory, err);
 
 	if (rc)
@@ -166,7 +167,7 @@ int boot_load(const struct boot_config *config, const struct boot_memory *memory
 	rc = read_file(fd, config->kernel, data, size, err);
 	close(fd);
 	if (!rc)
-		rc = boot_load_image(&(struct boot_image){.path = config->kernel, .data = data, .size = size}, config,
+		rc = boot_load_image(&(struct boot_image){ .path = config->kernel, .data = data, .size = size }, config,
 				     memory, bsp, err);
 	boot_buffer_destroy(data, room);
 	return rc;

@@ -17,9 +17,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct boot_memory memory;
-	const struct boot_config config = {.kernel = "fuzz", .cmdline = "console=ttyS0", .vcpus = 2};
+	const struct boot_config config = { .kernel = "fuzz", .cmdline = "console=ttyS0", .vcpus = 2 };
 	struct engine_cpu_state bsp;
-	struct error err = {""};
+	struct error err = { "" };
 
 	memset(&bsp, 0, sizeof(bsp));
 	boot_memory_layout(&memory, GUEST_SIZE);
@@ -31,7 +31,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	mprotect(area + 4096, GUEST_SIZE, PROT_READ | PROT_WRITE);
 	memory.region[0].hva = area + 4096;
 
-	const struct boot_image image = {.path = "fuzz", .data = data, .size = size};
+	const struct boot_image image = { .path = "fuzz", .data = data, .size = size };
 	int rc = boot_load_image(&image, &config, &memory, &bsp, &err);
 
 	if (rc > 0 || (rc < 0 && (!err.text[0] || strchr(err.text, '\n'))))

@@ -11,12 +11,12 @@ static void test_memory_layout(void **state)
 	const struct {
 		uint64_t size, low, high;
 	} cases[] = {
-	    {128 * MIB, 128 * MIB, 0},
-	    {512 * MIB, 512 * MIB, 0},
-	    {3072 * MIB, 3072 * MIB, 0},
-	    {3073 * MIB, 3072 * MIB, 1 * MIB},
-	    {6144 * MIB, 3072 * MIB, 3072 * MIB},
-	    {1ull << 40, 3072 * MIB, (1ull << 40) - 3072 * MIB},
+		{ 128 * MIB, 128 * MIB, 0 },
+		{ 512 * MIB, 512 * MIB, 0 },
+		{ 3072 * MIB, 3072 * MIB, 0 },
+		{ 3073 * MIB, 3072 * MIB, 1 * MIB },
+		{ 6144 * MIB, 3072 * MIB, 3072 * MIB },
+		{ 1ull << 40, 3072 * MIB, (1ull << 40) - 3072 * MIB },
 	};
 
 	for (unsigned i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
@@ -36,7 +36,7 @@ static void test_memory_layout(void **state)
 static void test_e820(void **state)
 {
 	(void)state;
-	const uint64_t sizes[] = {4 * MIB, 128 * MIB, 512 * MIB, 3072 * MIB, 3073 * MIB, 6144 * MIB};
+	const uint64_t sizes[] = { 4 * MIB, 128 * MIB, 512 * MIB, 3072 * MIB, 3073 * MIB, 6144 * MIB };
 
 	for (unsigned i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
 		struct boot_memory m;
@@ -88,7 +88,7 @@ static void test_not_kernels(void **state)
 {
 	(void)state;
 	struct guest g;
-	uint8_t page[4096] = {0};
+	uint8_t page[4096] = { 0 };
 	const char text[] = "#!/bin/sh\necho hello\n";
 
 	guest_init(&g, 64 * MIB);
@@ -167,8 +167,8 @@ static void test_files(void **state)
 static void test_real_kernels(void **state)
 {
 	(void)state;
-	static const char *const patterns[] = {"/boot/vmlinuz-*", ".cache/*/vmlinuz*", ".cache/vmlinuz*"};
-	glob_t found = {0};
+	static const char *const patterns[] = { "/boot/vmlinuz-*", ".cache/*/vmlinuz*", ".cache/vmlinuz*" };
+	glob_t found = { 0 };
 	struct guest g;
 
 	for (unsigned i = 0; i < sizeof(patterns) / sizeof(*patterns); i++)
@@ -191,10 +191,10 @@ static void test_real_kernels(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_memory_layout),   cmocka_unit_test(test_e820),
-	    cmocka_unit_test(test_memory_accessor), cmocka_unit_test(test_not_kernels),
-	    cmocka_unit_test(test_configurations),  cmocka_unit_test(test_files),
-	    cmocka_unit_test(test_real_kernels),
+		cmocka_unit_test(test_memory_layout),   cmocka_unit_test(test_e820),
+		cmocka_unit_test(test_memory_accessor), cmocka_unit_test(test_not_kernels),
+		cmocka_unit_test(test_configurations),  cmocka_unit_test(test_files),
+		cmocka_unit_test(test_real_kernels),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -143,7 +143,7 @@ static uint64_t initrd_limit(const struct bzimage *bz)
 
 static int place_rest(struct boot *boot, const struct bzimage *bz, uint32_t load_address, struct error *err)
 {
-	int rc = boot_place_cmdline(boot, bz->hdr.cmdline_size, err);
+	int rc = boot_place_cmdline(boot, NULL, bz->hdr.cmdline_size, err);
 
 	if (!rc)
 		rc = boot_place_initrd(boot, initrd_limit(bz), err);
@@ -223,14 +223,14 @@ static int load_unpacked(struct boot *boot, const struct bzimage *bz, struct err
 		rc = damaged(image, err, "it does not unpack");
 	else
 		rc = place_unpacked(boot, bz,
-				    &(struct boot_image){.path = image->path, .data = out, .size = (size_t)got}, err);
+				    &(struct boot_image){ .path = image->path, .data = out, .size = (size_t)got }, err);
 	boot_buffer_destroy(out, room);
 	return rc;
 }
 
 static int bzimage_load(struct boot *boot, struct error *err)
 {
-	struct bzimage bz = {0};
+	struct bzimage bz = { 0 };
 	int rc = parse(boot->image, &bz, err);
 
 	if (rc)
@@ -242,4 +242,4 @@ static int bzimage_load(struct boot *boot, struct error *err)
 	return load_packed(boot, &bz, err);
 }
 
-const struct boot_format bzimage_format = {"bzImage", bzimage_match, bzimage_load};
+const struct boot_format bzimage_format = { "bzImage", bzimage_match, bzimage_load };

@@ -12,7 +12,7 @@
 /* Packers, each into a buffer that is large enough; they return the size. */
 static size_t pack_gzip(const void *data, size_t size, uint8_t *out, size_t room)
 {
-	z_stream z = {.next_in = (Bytef *)data, .avail_in = (uInt)size, .next_out = out, .avail_out = (uInt)room};
+	z_stream z = { .next_in = (Bytef *)data, .avail_in = (uInt)size, .next_out = out, .avail_out = (uInt)room };
 
 	assert_int_equal(deflateInit2(&z, 9, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
 	assert_int_equal(deflate(&z, Z_FINISH), Z_STREAM_END);
@@ -26,7 +26,9 @@ static size_t pack_xz(const void *data, size_t size, uint8_t *out, size_t room)
 	size_t used = 0;
 
 	lzma_lzma_preset(&options, 6);
-	lzma_filter filters[] = {{LZMA_FILTER_X86, NULL}, {LZMA_FILTER_LZMA2, &options}, {LZMA_VLI_UNKNOWN, NULL}};
+	lzma_filter filters[] = { { LZMA_FILTER_X86, NULL },
+				  { LZMA_FILTER_LZMA2, &options },
+				  { LZMA_VLI_UNKNOWN, NULL } };
 
 	assert_int_equal(lzma_stream_buffer_encode(filters, LZMA_CHECK_CRC32, NULL, data, size, out, &used, room),
 			 LZMA_OK);
@@ -74,7 +76,7 @@ static size_t pack_lz4(const void *data, size_t size, uint8_t *out, size_t room)
 }
 
 typedef size_t packer(const void *data, size_t size, uint8_t *out, size_t room);
-static packer *const packers[] = {pack_gzip, pack_xz, pack_lzma, pack_zstd, pack_lz4};
+static packer *const packers[] = { pack_gzip, pack_xz, pack_lzma, pack_zstd, pack_lz4 };
 enum { PACKERS = sizeof(packers) / sizeof(*packers) };
 
 static uint8_t *packed_elf(packer *pack, const struct test_elf *elf, size_t *size)
@@ -370,7 +372,7 @@ static void test_wild_inner_elf(void **state)
 {
 	(void)state;
 	struct guest g;
-	const uint64_t wild[] = {0, 0xa0000, 0xfffffff000ull, ~0ull - 0x1000, 0x4000000 - 0x1000};
+	const uint64_t wild[] = { 0, 0xa0000, 0xfffffff000ull, ~0ull - 0x1000, 0x4000000 - 0x1000 };
 
 	guest_init(&g, 64 * MIB);
 	for (unsigned i = 0; i < sizeof(wild) / sizeof(*wild); i++) {
@@ -389,16 +391,16 @@ static void test_wild_inner_elf(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_unpacks_each_format),
-	    cmocka_unit_test(test_entry64_state),
-	    cmocka_unit_test(test_boot_params),
-	    cmocka_unit_test(test_unknown_format_goes_to_the_guest),
-	    cmocka_unit_test(test_refuses),
-	    cmocka_unit_test(test_refuses_bombs),
-	    cmocka_unit_test(test_says_how_much_memory),
-	    cmocka_unit_test(test_initrd_larger_than_memory),
-	    cmocka_unit_test(test_command_line_too_long),
-	    cmocka_unit_test(test_wild_inner_elf),
+		cmocka_unit_test(test_unpacks_each_format),
+		cmocka_unit_test(test_entry64_state),
+		cmocka_unit_test(test_boot_params),
+		cmocka_unit_test(test_unknown_format_goes_to_the_guest),
+		cmocka_unit_test(test_refuses),
+		cmocka_unit_test(test_refuses_bombs),
+		cmocka_unit_test(test_says_how_much_memory),
+		cmocka_unit_test(test_initrd_larger_than_memory),
+		cmocka_unit_test(test_command_line_too_long),
+		cmocka_unit_test(test_wild_inner_elf),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,7 +18,7 @@
 
 static int64_t unpack_gzip(const uint8_t *data, size_t size, uint8_t *out, size_t room)
 {
-	z_stream z = {0};
+	z_stream z = { 0 };
 
 	if (size > UINT_MAX)
 		return -EINVAL;
@@ -137,9 +137,9 @@ static const struct {
 	uint8_t magic[6];
 	int64_t (*unpack)(const uint8_t *data, size_t size, uint8_t *out, size_t room);
 } formats[] = {
-    {"gzip", 2, {0x1f, 0x8b}, unpack_gzip},           {"xz", 6, {0xfd, '7', 'z', 'X', 'Z', 0}, unpack_xz},
-    {"lzma", 3, {0x5d, 0, 0}, unpack_lzma},           {"zstd", 4, {0x28, 0xb5, 0x2f, 0xfd}, unpack_zstd},
-    {"lz4", 4, {0x02, 0x21, 0x4c, 0x18}, unpack_lz4},
+	{ "gzip", 2, { 0x1f, 0x8b }, unpack_gzip },           { "xz", 6, { 0xfd, '7', 'z', 'X', 'Z', 0 }, unpack_xz },
+	{ "lzma", 3, { 0x5d, 0, 0 }, unpack_lzma },           { "zstd", 4, { 0x28, 0xb5, 0x2f, 0xfd }, unpack_zstd },
+	{ "lz4", 4, { 0x02, 0x21, 0x4c, 0x18 }, unpack_lz4 },
 };
 
 static int find(const uint8_t *data, size_t size)

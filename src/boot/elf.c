@@ -49,14 +49,14 @@ static int read_header(const struct boot_image *image, struct header *h, struct 
 		if (!image_has(image, 0, sizeof(e)))
 			return bad(image, err, "cut short");
 		memcpy(&e, image->data, sizeof(e));
-		*h = (struct header){64, e.e_type, e.e_machine, e.e_entry, e.e_phoff, e.e_phentsize, e.e_phnum};
+		*h = (struct header){ 64, e.e_type, e.e_machine, e.e_entry, e.e_phoff, e.e_phentsize, e.e_phnum };
 	} else if (image->data[EI_CLASS] == ELFCLASS32) {
 		Elf32_Ehdr e;
 
 		if (!image_has(image, 0, sizeof(e)))
 			return bad(image, err, "cut short");
 		memcpy(&e, image->data, sizeof(e));
-		*h = (struct header){32, e.e_type, e.e_machine, e.e_entry, e.e_phoff, e.e_phentsize, e.e_phnum};
+		*h = (struct header){ 32, e.e_type, e.e_machine, e.e_entry, e.e_phoff, e.e_phentsize, e.e_phnum };
 	} else {
 		return bad(image, err, "unknown class");
 	}
@@ -83,12 +83,12 @@ static struct segment read_segment(const struct boot_image *image, const struct 
 		Elf64_Phdr p;
 
 		memcpy(&p, at, sizeof(p));
-		return (struct segment){p.p_type, p.p_offset, p.p_vaddr, p.p_paddr, p.p_filesz, p.p_memsz, p.p_align};
+		return (struct segment){ p.p_type, p.p_offset, p.p_vaddr, p.p_paddr, p.p_filesz, p.p_memsz, p.p_align };
 	}
 	Elf32_Phdr p;
 
 	memcpy(&p, at, sizeof(p));
-	return (struct segment){p.p_type, p.p_offset, p.p_vaddr, p.p_paddr, p.p_filesz, p.p_memsz, p.p_align};
+	return (struct segment){ p.p_type, p.p_offset, p.p_vaddr, p.p_paddr, p.p_filesz, p.p_memsz, p.p_align };
 }
 
 /* Walks the notes of one PT_NOTE segment for Xen's 32-bit physical entry point (public/elfnote.h). */
@@ -142,7 +142,7 @@ int elf_check(const struct boot_image *image, struct elf_summary *sum, struct er
 
 	if (rc)
 		return rc;
-	*sum = (struct elf_summary){.entry = h.entry, .start = UINT64_MAX, .bits = h.bits};
+	*sum = (struct elf_summary){ .entry = h.entry, .start = UINT64_MAX, .bits = h.bits };
 	for (unsigned i = 0; i < h.phnum; i++) {
 		struct segment s = read_segment(image, &h, i);
 

@@ -138,15 +138,15 @@ static void test_segments_outside_ram(void **state)
 		uint64_t paddr;
 		const char *text;
 	} wild[] = {
-	    {0x1000, "the boot loader itself needs"},
-	    {0x98000, "where there is no RAM"},
-	    {0xe0000, "where there is no RAM"},
-	    {64 * MIB - 0x8000, "needs at least 65M"},
-	    {0x40000000, "needs at least 1025M"},
-	    {0xbfffc000, "where there is no RAM"},
-	    {0xfee00000, "where there is no RAM"},
-	    {1ull << 40, "where there is no RAM"},
-	    {~0ull - 0xffff, "damaged"},
+		{ 0x1000, "the boot loader itself needs" },
+		{ 0x98000, "where there is no RAM" },
+		{ 0xe0000, "where there is no RAM" },
+		{ 64 * MIB - 0x8000, "needs at least 65M" },
+		{ 0x40000000, "needs at least 1025M" },
+		{ 0xbfffc000, "where there is no RAM" },
+		{ 0xfee00000, "where there is no RAM" },
+		{ 1ull << 40, "where there is no RAM" },
+		{ ~0ull - 0xffff, "damaged" },
 	};
 
 	guest_init(&g, 64 * MIB);
@@ -176,21 +176,21 @@ struct multiboot_elf {
 static struct multiboot_elf multiboot_elf(uint32_t flags)
 {
 	struct multiboot_elf e = {
-	    .ehdr = {.e_type = ET_EXEC,
-		     .e_machine = EM_386,
-		     .e_version = 1,
-		     .e_entry = 0xc0100020,
-		     .e_phoff = offsetof(struct multiboot_elf, load),
-		     .e_ehsize = sizeof(Elf32_Ehdr),
-		     .e_phentsize = sizeof(Elf32_Phdr),
-		     .e_phnum = 1},
-	    .load = {.p_type = PT_LOAD,
-		     .p_offset = offsetof(struct multiboot_elf, header),
-		     .p_vaddr = 0xc0100000,
-		     .p_paddr = 0x100000,
-		     .p_filesz = sizeof(e.header) + sizeof(e.code),
-		     .p_memsz = 0x4000},
-	    .header = {0x1badb002, flags, -(0x1badb002u + flags)},
+		.ehdr = { .e_type = ET_EXEC,
+			  .e_machine = EM_386,
+			  .e_version = 1,
+			  .e_entry = 0xc0100020,
+			  .e_phoff = offsetof(struct multiboot_elf, load),
+			  .e_ehsize = sizeof(Elf32_Ehdr),
+			  .e_phentsize = sizeof(Elf32_Phdr),
+			  .e_phnum = 1 },
+		.load = { .p_type = PT_LOAD,
+			  .p_offset = offsetof(struct multiboot_elf, header),
+			  .p_vaddr = 0xc0100000,
+			  .p_paddr = 0x100000,
+			  .p_filesz = sizeof(e.header) + sizeof(e.code),
+			  .p_memsz = 0x4000 },
+		.header = { 0x1badb002, flags, -(0x1badb002u + flags) },
 	};
 
 	memcpy(e.ehdr.e_ident, ELFMAG, SELFMAG);
@@ -216,7 +216,7 @@ static void test_multiboot_elf(void **state)
 	assert_int_equal(get32(&g, info) & 0x4d, 0x4d);
 	assert_int_equal(get32(&g, info + 4), 639);
 	assert_int_equal(get32(&g, info + 8), 31 * 1024);
-	assert_string_equal(guest_at(&g, get32(&g, info + 16), 64), "console=ttyS0");
+	assert_string_equal(guest_at(&g, get32(&g, info + 16), 64), "test console=ttyS0");
 	assert_int_equal(get32(&g, info + 20), 1);
 	uint32_t module = get32(&g, info + 24);
 
@@ -240,8 +240,8 @@ static void test_multiboot_flat(void **state)
 	struct guest g;
 	/* The header at file offset 16 is at 0x200010, so the file's start is at 0x200000. */
 	const uint32_t flags = 1 << 16;
-	uint32_t good[64] = {1,        2,        3, 4,        0x1badb002, flags, -(0x1badb002u + flags),
-			     0x200010, 0x200000, 0, 0x208000, 0x200030};
+	uint32_t good[64] = { 1,        2,        3, 4,        0x1badb002, flags, -(0x1badb002u + flags),
+			      0x200010, 0x200000, 0, 0x208000, 0x200030 };
 	uint32_t image[64];
 
 	guest_init(&g, 32 * MIB);
@@ -255,8 +255,8 @@ static void test_multiboot_flat(void **state)
 	const struct {
 		unsigned field;
 		uint32_t value;
-	} bad[] = {{7, 0x1fffff}, {7, 0x200020},  {8, 0xffffffff}, {9, 0x1000},
-		   {9, 0x300000}, {10, 0x200001}, {10, 0x90000000}};
+	} bad[] = { { 7, 0x1fffff }, { 7, 0x200020 },  { 8, 0xffffffff }, { 9, 0x1000 },
+		    { 9, 0x300000 }, { 10, 0x200001 }, { 10, 0x90000000 } };
 
 	for (unsigned i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
 		memcpy(image, good, sizeof(image));
@@ -274,9 +274,9 @@ static void test_multiboot_flat(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_pvh),           cmocka_unit_test(test_elf_without_a_way_in),
-	    cmocka_unit_test(test_damaged_elf),   cmocka_unit_test(test_segments_outside_ram),
-	    cmocka_unit_test(test_multiboot_elf), cmocka_unit_test(test_multiboot_flat),
+		cmocka_unit_test(test_pvh),           cmocka_unit_test(test_elf_without_a_way_in),
+		cmocka_unit_test(test_damaged_elf),   cmocka_unit_test(test_segments_outside_ram),
+		cmocka_unit_test(test_multiboot_elf), cmocka_unit_test(test_multiboot_flat),
 	};
 
 	return cmocka_run_group_tests(tests, make_initrd, remove_initrd);

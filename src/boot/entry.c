@@ -39,10 +39,10 @@ static uint64_t descriptor(uint32_t attr, uint32_t limit_field)
 static void flat_segments(struct boot *boot, uint32_t code_attr)
 {
 	struct engine_cpu_state *s = boot->bsp;
-	const struct engine_segment data = {.limit = 0xffffffff, .attr = ATTR_DATA, .selector = SEL_DATA};
+	const struct engine_segment data = { .limit = 0xffffffff, .attr = ATTR_DATA, .selector = SEL_DATA };
 	const uint64_t gdt[] = {
-	    0, 0, descriptor(code_attr, 0xfffff), descriptor(ATTR_DATA, 0xfffff), descriptor(ATTR_TSS_BUSY, 0x67),
-	    0, /* the upper half of the TSS's descriptor in 64-bit mode */
+		0, 0, descriptor(code_attr, 0xfffff), descriptor(ATTR_DATA, 0xfffff), descriptor(ATTR_TSS_BUSY, 0x67),
+		0, /* the upper half of the TSS's descriptor in 64-bit mode */
 	};
 
 	memcpy(boot_memory_at(boot->memory, BOOT_GDT_GPA, sizeof(gdt)), gdt, sizeof(gdt));
@@ -50,10 +50,10 @@ static void flat_segments(struct boot *boot, uint32_t code_attr)
 	s->gdtr.limit = sizeof(gdt) - 1;
 	s->idtr.base = 0;
 	s->idtr.limit = 0;
-	s->seg[ENGINE_CS] = (struct engine_segment){.limit = 0xffffffff, .attr = code_attr, .selector = SEL_CODE};
+	s->seg[ENGINE_CS] = (struct engine_segment){ .limit = 0xffffffff, .attr = code_attr, .selector = SEL_CODE };
 	s->seg[ENGINE_DS] = s->seg[ENGINE_ES] = s->seg[ENGINE_SS] = data;
 	s->seg[ENGINE_FS] = s->seg[ENGINE_GS] = data;
-	s->seg[ENGINE_TR] = (struct engine_segment){.limit = 0x67, .attr = ATTR_TSS_BUSY, .selector = SEL_TSS};
+	s->seg[ENGINE_TR] = (struct engine_segment){ .limit = 0x67, .attr = ATTR_TSS_BUSY, .selector = SEL_TSS };
 	memset(s->gpr, 0, sizeof(s->gpr));
 	s->gpr[RSP] = BOOT_STACK_GPA;
 	s->rflags = RFLAGS_FIXED;

@@ -45,7 +45,6 @@ struct boot {
 	uint64_t rsdp;
 	uint64_t kernel_end; /* the first guest address after all that was placed below 4 GiB for the kernel */
 	uint64_t initrd_gpa, initrd_size;
-	size_t cmdline_size; /* without the terminator */
 };
 
 /* boot.c: loads an image that is already in host memory. */
@@ -80,8 +79,11 @@ int boot_place(struct boot *boot, const char *what, uint64_t gpa, const void *da
 	       struct error *err);
 /* Reads config->initrd, if any, into the top of low memory below `limit` and above kernel_end. */
 int boot_place_initrd(struct boot *boot, uint64_t limit, struct error *err);
-/* Writes the command line to BOOT_CMDLINE_GPA. `max` counts bytes without the terminator. */
-int boot_place_cmdline(struct boot *boot, uint64_t max, struct error *err);
+/* Writes the command line to BOOT_CMDLINE_GPA, behind `name` and a space if name is not NULL. `max` counts the bytes that
+ * the kernel takes without the terminator. */
+int boot_place_cmdline(struct boot *boot, const char *name, uint64_t max, struct error *err);
+/* The last part of a path. */
+const char *boot_base_name(const char *path);
 /* The BIOS data area's few words that kernels look at. */
 void boot_place_bda(struct boot *boot);
 /* One region from the first byte of guest RAM to this address. */

@@ -9,10 +9,10 @@ void boot_memory_layout(struct boot_memory *memory, uint64_t size)
 {
 	uint64_t low = size < PLATFORM_RAM_LOW_END ? size : PLATFORM_RAM_LOW_END;
 
-	*memory = (struct boot_memory){.regions = 1, .region = {{.gpa = 0, .size = low}}};
+	*memory = (struct boot_memory){ .regions = 1, .region = { { .gpa = 0, .size = low } } };
 	if (size > low)
 		memory->region[memory->regions++] =
-		    (struct boot_region){.gpa = PLATFORM_RAM_HIGH_BASE, .size = size - low};
+		    (struct boot_region){ .gpa = PLATFORM_RAM_HIGH_BASE, .size = size - low };
 }
 
 void *boot_memory_at(const struct boot_memory *memory, uint64_t gpa, uint64_t size)

@@ -142,28 +142,26 @@ static void write_info(struct boot *boot)
 
 	memset(page, 0, sizeof(*page));
 	page->info = (struct info){
-	    .flags = INFO_MEMORY | INFO_CMDLINE | INFO_MMAP | INFO_LOADER_NAME,
-	    .mem_lower = PLATFORM_EBDA_BASE >> 10,
-	    .mem_upper = (uint32_t)((boot_low_end(boot->memory) - 0x100000) >> 10),
-	    .cmdline = BOOT_CMDLINE_GPA,
-	    .mmap_length = n * (uint32_t)sizeof(struct mmap_entry),
-	    .mmap_addr = here + offsetof(struct info_page, map),
-	    .loader_name = here + offsetof(struct info_page, loader_name),
+		.flags = INFO_MEMORY | INFO_CMDLINE | INFO_MMAP | INFO_LOADER_NAME,
+		.mem_lower = PLATFORM_EBDA_BASE >> 10,
+		.mem_upper = (uint32_t)((boot_low_end(boot->memory) - 0x100000) >> 10),
+		.cmdline = BOOT_CMDLINE_GPA,
+		.mmap_length = n * (uint32_t)sizeof(struct mmap_entry),
+		.mmap_addr = here + offsetof(struct info_page, map),
+		.loader_name = here + offsetof(struct info_page, loader_name),
 	};
 	strcpy(page->loader_name, "Plures");
 	for (unsigned i = 0; i < n; i++)
-		page->map[i] = (struct mmap_entry){20, range[i].start, range[i].size, range[i].type};
+		page->map[i] = (struct mmap_entry){ 20, range[i].start, range[i].size, range[i].type };
 	if (boot->initrd_size) {
-		const char *name = strrchr(boot->config->initrd, '/');
-
-		snprintf(page->initrd_name, sizeof(page->initrd_name), "%s", name ? name + 1 : boot->config->initrd);
+		snprintf(page->initrd_name, sizeof(page->initrd_name), "%s", boot_base_name(boot->config->initrd));
 		page->info.flags |= INFO_MODULES;
 		page->info.mods_count = 1;
 		page->info.mods_addr = here + offsetof(struct info_page, initrd);
 		page->initrd = (struct module){
-		    .start = (uint32_t)boot->initrd_gpa,
-		    .end = (uint32_t)(boot->initrd_gpa + boot->initrd_size),
-		    .string = here + offsetof(struct info_page, initrd_name),
+			.start = (uint32_t)boot->initrd_gpa,
+			.end = (uint32_t)(boot->initrd_gpa + boot->initrd_size),
+			.string = here + offsetof(struct info_page, initrd_name),
 		};
 	}
 }
@@ -173,8 +171,9 @@ static int multiboot_load(struct boot *boot, struct error *err)
 	uint32_t entry = 0;
 	int rc = place_kernel(boot, &entry, err);
 
+	/* The first word is the kernel's own name, which kernels skip. */
 	if (!rc)
-		rc = boot_place_cmdline(boot, BOOT_CMDLINE_DEFAULT_MAX, err);
+		rc = boot_place_cmdline(boot, boot_base_name(boot->image->path), BOOT_CMDLINE_DEFAULT_MAX, err);
 	if (!rc)
 		rc = boot_place_initrd(boot, PLATFORM_RAM_LOW_END, err);
 	if (rc)
@@ -184,4 +183,4 @@ static int multiboot_load(struct boot *boot, struct error *err)
 	return 0;
 }
 
-const struct boot_format multiboot_format = {"multiboot", multiboot_match, multiboot_load};
+const struct boot_format multiboot_format = { "multiboot", multiboot_match, multiboot_load };

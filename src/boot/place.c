@@ -121,10 +121,18 @@ int boot_place_initrd(struct boot *boot, uint64_t limit, struct error *err)
 	return rc;
 }
 
-int boot_place_cmdline(struct boot *boot, uint64_t max, struct error *err)
+const char *boot_base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+int boot_place_cmdline(struct boot *boot, const char *name, uint64_t max, struct error *err)
 {
 	const char *cmdline = boot->config->cmdline ? boot->config->cmdline : "";
-	size_t size = strlen(cmdline);
+	char *to = boot_memory_at(boot->memory, BOOT_CMDLINE_GPA, BOOT_CMDLINE_ROOM);
+	size_t front = name ? strlen(name) + 1 : 0, size = front + strlen(cmdline);
 
 	if (max > BOOT_CMDLINE_ROOM - 1)
 		max = BOOT_CMDLINE_ROOM - 1;
@@ -132,8 +140,11 @@ int boot_place_cmdline(struct boot *boot, uint64_t max, struct error *err)
 		return error_set(err, -E2BIG,
 				 "the command line is %zu bytes long, and kernel %s takes at most %llu: shorten it",
 				 size, boot->image->path, (unsigned long long)max);
-	memcpy(boot_memory_at(boot->memory, BOOT_CMDLINE_GPA, BOOT_CMDLINE_ROOM), cmdline, size + 1);
-	boot->cmdline_size = size;
+	if (name) {
+		memcpy(to, name, front);
+		to[front - 1] = ' ';
+	}
+	memcpy(to + front, cmdline, size - front + 1);
 	return 0;
 }
 

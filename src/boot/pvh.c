@@ -56,10 +56,10 @@ static void write_info(struct boot *boot)
 	if (boot->initrd_size) {
 		page->info.modules = 1;
 		page->info.module_list = BOOT_INFO_GPA + offsetof(struct info_page, initrd);
-		page->initrd = (struct module){.start = boot->initrd_gpa, .size = boot->initrd_size};
+		page->initrd = (struct module){ .start = boot->initrd_gpa, .size = boot->initrd_size };
 	}
 	for (unsigned i = 0; i < n; i++)
-		page->map[i] = (struct memmap_entry){range[i].start, range[i].size, range[i].type, 0};
+		page->map[i] = (struct memmap_entry){ range[i].start, range[i].size, range[i].type, 0 };
 }
 
 static int load_pvh(struct boot *boot, const struct elf_summary *sum, struct error *err)
@@ -70,7 +70,7 @@ static int load_pvh(struct boot *boot, const struct elf_summary *sum, struct err
 	int rc = elf_place(boot, boot->image, err);
 
 	if (!rc)
-		rc = boot_place_cmdline(boot, BOOT_CMDLINE_DEFAULT_MAX, err);
+		rc = boot_place_cmdline(boot, NULL, BOOT_CMDLINE_DEFAULT_MAX, err);
 	if (!rc)
 		rc = boot_place_initrd(boot, PLATFORM_RAM_LOW_END, err);
 	if (rc)
@@ -98,4 +98,4 @@ static int elf_load(struct boot *boot, struct error *err)
 	    boot->image->path);
 }
 
-const struct boot_format elf_format = {"ELF", elf_match, elf_load};
+const struct boot_format elf_format = { "ELF", elf_match, elf_load };

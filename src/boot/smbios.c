@@ -122,111 +122,111 @@ static void put(struct writer *w, const void *data, size_t size, const char *con
 
 static struct head head(uint8_t type, size_t length, unsigned handle)
 {
-	return (struct head){type, (uint8_t)length, (uint16_t)handle};
+	return (struct head){ type, (uint8_t)length, (uint16_t)handle };
 }
 
 static void put_system(struct writer *w)
 {
 	const struct type0 bios = {
-	    .head = head(0, sizeof(bios), HANDLE_BIOS),
-	    .vendor = 1,
-	    .version = 2,
-	    .segment = 0xf000,
-	    .date = 3,
-	    .characteristics = 1 << 3,         /* no characteristics are given */
-	    .extension = {1, 1 << 2 | 1 << 4}, /* ACPI; targeted content distribution; a virtual machine */
-	    .ec_major = 0xff,
-	    .ec_minor = 0xff,
+		.head = head(0, sizeof(bios), HANDLE_BIOS),
+		.vendor = 1,
+		.version = 2,
+		.segment = 0xf000,
+		.date = 3,
+		.characteristics = 1 << 3,           /* no characteristics are given */
+		.extension = { 1, 1 << 2 | 1 << 4 }, /* ACPI; targeted content distribution; a virtual machine */
+		.ec_major = 0xff,
+		.ec_minor = 0xff,
 	};
 	const struct type1 system = {
-	    .head = head(1, sizeof(system), HANDLE_SYSTEM),
-	    .manufacturer = 1,
-	    .product = 2,
-	    .wake_up = 6, /* power switch */
+		.head = head(1, sizeof(system), HANDLE_SYSTEM),
+		.manufacturer = 1,
+		.product = 2,
+		.wake_up = 6, /* power switch */
 	};
 	const struct type3 chassis = {
-	    .head = head(3, sizeof(chassis), HANDLE_CHASSIS),
-	    .manufacturer = 1,
-	    .type = 1,       /* other */
-	    .boot_state = 3, /* safe */
-	    .power_state = 3,
-	    .thermal_state = 3,
-	    .security = UNKNOWN,
+		.head = head(3, sizeof(chassis), HANDLE_CHASSIS),
+		.manufacturer = 1,
+		.type = 1,       /* other */
+		.boot_state = 3, /* safe */
+		.power_state = 3,
+		.thermal_state = 3,
+		.security = UNKNOWN,
 	};
 
-	put(w, &bios, sizeof(bios), (const char *const[]){"Plures", "1", "01/01/2026", NULL});
-	put(w, &system, sizeof(system), (const char *const[]){"Plures", "Plures Virtual Machine", NULL});
-	put(w, &chassis, sizeof(chassis), (const char *const[]){"Plures", NULL});
+	put(w, &bios, sizeof(bios), (const char *const[]){ "Plures", "1", "01/01/2026", NULL });
+	put(w, &system, sizeof(system), (const char *const[]){ "Plures", "Plures Virtual Machine", NULL });
+	put(w, &chassis, sizeof(chassis), (const char *const[]){ "Plures", NULL });
 }
 
 static void put_cpu(struct writer *w, unsigned vcpus)
 {
 	const uint8_t few = vcpus < 255 ? (uint8_t)vcpus : 255;
 	const struct type4 cpu = {
-	    .head = head(4, sizeof(cpu), HANDLE_CPU),
-	    .socket = 1,
-	    .type = 3, /* central processor */
-	    .family = UNKNOWN,
-	    .manufacturer = 2,
-	    .status = 1 << 6 | 1, /* populated, enabled */
-	    .upgrade = 1,         /* other */
-	    .l1 = 0xffff,
-	    .l2 = 0xffff,
-	    .l3 = 0xffff,
-	    .cores = few,
-	    .cores_enabled = few,
-	    .threads = few,
-	    .characteristics = 1 << 2, /* 64-bit capable */
-	    .family2 = UNKNOWN,
-	    .cores2 = (uint16_t)vcpus,
-	    .cores_enabled2 = (uint16_t)vcpus,
-	    .threads2 = (uint16_t)vcpus,
+		.head = head(4, sizeof(cpu), HANDLE_CPU),
+		.socket = 1,
+		.type = 3, /* central processor */
+		.family = UNKNOWN,
+		.manufacturer = 2,
+		.status = 1 << 6 | 1, /* populated, enabled */
+		.upgrade = 1,         /* other */
+		.l1 = 0xffff,
+		.l2 = 0xffff,
+		.l3 = 0xffff,
+		.cores = few,
+		.cores_enabled = few,
+		.threads = few,
+		.characteristics = 1 << 2, /* 64-bit capable */
+		.family2 = UNKNOWN,
+		.cores2 = (uint16_t)vcpus,
+		.cores_enabled2 = (uint16_t)vcpus,
+		.threads2 = (uint16_t)vcpus,
 	};
 
-	put(w, &cpu, sizeof(cpu), (const char *const[]){"CPU 0", "Plures", NULL});
+	put(w, &cpu, sizeof(cpu), (const char *const[]){ "CPU 0", "Plures", NULL });
 }
 
 static void put_memory(struct writer *w, const struct boot_memory *memory)
 {
 	uint64_t bytes = boot_memory_size(memory), mib = bytes >> 20;
 	const struct type16 array = {
-	    .head = head(16, sizeof(array), HANDLE_ARRAY),
-	    .location = 1,   /* other */
-	    .use = 3,        /* system memory */
-	    .correction = 3, /* none */
-	    .capacity_kib = bytes >> 10 < 0x80000000u ? (uint32_t)(bytes >> 10) : 0x80000000u,
-	    .error_handle = HANDLE_NONE,
-	    .devices = 1,
-	    .capacity = bytes >> 10 < 0x80000000u ? 0 : bytes,
+		.head = head(16, sizeof(array), HANDLE_ARRAY),
+		.location = 1,   /* other */
+		.use = 3,        /* system memory */
+		.correction = 3, /* none */
+		.capacity_kib = bytes >> 10 < 0x80000000u ? (uint32_t)(bytes >> 10) : 0x80000000u,
+		.error_handle = HANDLE_NONE,
+		.devices = 1,
+		.capacity = bytes >> 10 < 0x80000000u ? 0 : bytes,
 	};
 	const struct type17 dimm = {
-	    .head = head(17, sizeof(dimm), HANDLE_DIMM),
-	    .array = HANDLE_ARRAY,
-	    .error_handle = HANDLE_NONE,
-	    .total_width = 0xffff,
-	    .data_width = 0xffff,
-	    .size = mib < 0x7fff ? (uint16_t)mib : 0x7fff,
-	    .form_factor = 9, /* DIMM */
-	    .locator = 1,
-	    .type = 7,        /* RAM */
-	    .detail = 1 << 1, /* other */
-	    .manufacturer = 2,
-	    .extended_mib = mib < 0x7fff ? 0 : (uint32_t)mib,
+		.head = head(17, sizeof(dimm), HANDLE_DIMM),
+		.array = HANDLE_ARRAY,
+		.error_handle = HANDLE_NONE,
+		.total_width = 0xffff,
+		.data_width = 0xffff,
+		.size = mib < 0x7fff ? (uint16_t)mib : 0x7fff,
+		.form_factor = 9, /* DIMM */
+		.locator = 1,
+		.type = 7,        /* RAM */
+		.detail = 1 << 1, /* other */
+		.manufacturer = 2,
+		.extended_mib = mib < 0x7fff ? 0 : (uint32_t)mib,
 	};
 
 	put(w, &array, sizeof(array), NULL);
-	put(w, &dimm, sizeof(dimm), (const char *const[]){"DIMM 0", "Plures", NULL});
+	put(w, &dimm, sizeof(dimm), (const char *const[]){ "DIMM 0", "Plures", NULL });
 	for (unsigned i = 0; i < memory->regions; i++) {
 		uint64_t start = memory->region[i].gpa, end = start + memory->region[i].size - 1;
 		bool wide = end >> 10 >= 0xffffffffu;
 		const struct type19 mapped = {
-		    .head = head(19, sizeof(mapped), HANDLE_MAPPED + i),
-		    .start_kib = wide ? 0xffffffffu : (uint32_t)(start >> 10),
-		    .end_kib = wide ? 0xffffffffu : (uint32_t)(end >> 10),
-		    .array = HANDLE_ARRAY,
-		    .width = 1,
-		    .start = wide ? start : 0,
-		    .end = wide ? end : 0,
+			.head = head(19, sizeof(mapped), HANDLE_MAPPED + i),
+			.start_kib = wide ? 0xffffffffu : (uint32_t)(start >> 10),
+			.end_kib = wide ? 0xffffffffu : (uint32_t)(end >> 10),
+			.array = HANDLE_ARRAY,
+			.width = 1,
+			.start = wide ? start : 0,
+			.end = wide ? end : 0,
 		};
 
 		put(w, &mapped, sizeof(mapped), NULL);
@@ -237,20 +237,20 @@ int smbios_build(const struct boot_memory *memory, unsigned vcpus, struct error 
 {
 	uint8_t *base = boot_memory_at(memory, PLATFORM_SMBIOS_BASE, PLATFORM_SMBIOS_SIZE);
 	struct entry_point entry = {
-	    .anchor = {'_', 'S', 'M', '3', '_'},
-	    .length = sizeof(entry),
-	    .major = 3,
-	    .minor = 2,
-	    .revision = 1,
-	    .table = PLATFORM_SMBIOS_BASE + TABLE_OFFSET,
+		.anchor = { '_', 'S', 'M', '3', '_' },
+		.length = sizeof(entry),
+		.major = 3,
+		.minor = 2,
+		.revision = 1,
+		.table = PLATFORM_SMBIOS_BASE + TABLE_OFFSET,
 	};
-	const struct type32 boot = {.head = head(32, sizeof(boot), HANDLE_BOOT)};
+	const struct type32 boot = { .head = head(32, sizeof(boot), HANDLE_BOOT) };
 	const struct head last = head(127, sizeof(last), HANDLE_END);
 
 	if (!base)
 		return error_set(err, -EINVAL, "there is no memory where SMBIOS structures go (at %#x)",
 				 PLATFORM_SMBIOS_BASE);
-	struct writer w = {base + TABLE_OFFSET};
+	struct writer w = { base + TABLE_OFFSET };
 
 	put_system(&w);
 	put_cpu(&w, vcpus);

@@ -53,7 +53,7 @@ static void test_entry_point(void **state)
 	for (unsigned i = 0; i < 24; i++)
 		sum = (uint8_t)(sum + entry[i]);
 	assert_int_equal(sum, 0);
-	const unsigned types[] = {0, 1, 3, 4, 16, 17, 19, 32, 127};
+	const unsigned types[] = { 0, 1, 3, 4, 16, 17, 19, 32, 127 };
 	uint16_t handles[16];
 	unsigned n = 0;
 
@@ -123,9 +123,9 @@ static void test_cpus(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_entry_point),
-	    cmocka_unit_test(test_memory),
-	    cmocka_unit_test(test_cpus),
+		cmocka_unit_test(test_entry_point),
+		cmocka_unit_test(test_memory),
+		cmocka_unit_test(test_cpus),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

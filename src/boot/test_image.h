@@ -39,7 +39,7 @@ static inline void guest_init(struct guest *g, uint64_t size)
 		    mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		assert_ptr_not_equal(r->hva, MAP_FAILED);
 	}
-	g->config = (struct boot_config){.kernel = "test", .cmdline = "console=ttyS0", .vcpus = 2};
+	g->config = (struct boot_config){ .kernel = "test", .cmdline = "console=ttyS0", .vcpus = 2 };
 }
 
 static inline void guest_fini(struct guest *g)
@@ -55,7 +55,7 @@ static inline int guest_load(struct guest *g, const void *data, size_t size)
 
 	memcpy(copy, data, size);
 	g->err.text[0] = 0;
-	int rc = boot_load_image(&(struct boot_image){.path = "test", .data = copy, .size = size}, &g->config,
+	int rc = boot_load_image(&(struct boot_image){ .path = "test", .data = copy, .size = size }, &g->config,
 				 &g->memory, &g->bsp, &g->err);
 
 	free(copy);
@@ -96,25 +96,25 @@ struct test_elf {
 static inline struct test_elf test_elf(uint64_t paddr, uint32_t pvh)
 {
 	struct test_elf e = {
-	    .ehdr = {.e_type = ET_EXEC,
-		     .e_machine = EM_X86_64,
-		     .e_version = 1,
-		     .e_entry = paddr + 0x40,
-		     .e_phoff = offsetof(struct test_elf, load),
-		     .e_ehsize = sizeof(Elf64_Ehdr),
-		     .e_phentsize = sizeof(Elf64_Phdr),
-		     .e_phnum = 2},
-	    .load = {.p_type = PT_LOAD,
-		     .p_offset = offsetof(struct test_elf, code),
-		     .p_vaddr = 0xffffffff80000000ull + paddr,
-		     .p_paddr = paddr,
-		     .p_filesz = sizeof(e.code),
-		     .p_memsz = 0x10000},
-	    .note = {.p_type = pvh ? PT_NOTE : PT_NULL,
-		     .p_offset = offsetof(struct test_elf, pvh),
-		     .p_filesz = sizeof(e.pvh),
-		     .p_align = 4},
-	    .pvh = {{4, 4, 18}, "Xen", pvh},
+		.ehdr = { .e_type = ET_EXEC,
+			  .e_machine = EM_X86_64,
+			  .e_version = 1,
+			  .e_entry = paddr + 0x40,
+			  .e_phoff = offsetof(struct test_elf, load),
+			  .e_ehsize = sizeof(Elf64_Ehdr),
+			  .e_phentsize = sizeof(Elf64_Phdr),
+			  .e_phnum = 2 },
+		.load = { .p_type = PT_LOAD,
+			  .p_offset = offsetof(struct test_elf, code),
+			  .p_vaddr = 0xffffffff80000000ull + paddr,
+			  .p_paddr = paddr,
+			  .p_filesz = sizeof(e.code),
+			  .p_memsz = 0x10000 },
+		.note = { .p_type = pvh ? PT_NOTE : PT_NULL,
+			  .p_offset = offsetof(struct test_elf, pvh),
+			  .p_filesz = sizeof(e.pvh),
+			  .p_align = 4 },
+		.pvh = { { 4, 4, 18 }, "Xen", pvh },
 	};
 
 	memcpy(e.ehdr.e_ident, ELFMAG, SELFMAG);
@@ -131,23 +131,23 @@ static inline uint8_t *test_bzimage(const void *payload, size_t payload_size, ui
 	size_t kernel = (before + payload_size + 4 + 15) & ~15ull;
 	uint8_t *image = calloc(1, setup + kernel);
 	struct setup_header hdr = {
-	    .setup_sects = 4,
-	    .syssize = (uint32_t)(kernel / 16),
-	    .boot_flag = 0xaa55,
-	    .jump = 0x66eb,
-	    .header = 0x53726448,
-	    .version = 0x20f,
-	    .loadflags = LOADED_HIGH,
-	    .code32_start = 0x100000,
-	    .initrd_addr_max = 0x7fffffff,
-	    .kernel_alignment = 0x200000,
-	    .relocatable_kernel = 1,
-	    .xloadflags = XLF_KERNEL_64,
-	    .cmdline_size = 2047,
-	    .payload_offset = (uint32_t)before,
-	    .payload_length = (uint32_t)payload_size + 4,
-	    .pref_address = 0x1000000,
-	    .init_size = 0x200000,
+		.setup_sects = 4,
+		.syssize = (uint32_t)(kernel / 16),
+		.boot_flag = 0xaa55,
+		.jump = 0x66eb,
+		.header = 0x53726448,
+		.version = 0x20f,
+		.loadflags = LOADED_HIGH,
+		.code32_start = 0x100000,
+		.initrd_addr_max = 0x7fffffff,
+		.kernel_alignment = 0x200000,
+		.relocatable_kernel = 1,
+		.xloadflags = XLF_KERNEL_64,
+		.cmdline_size = 2047,
+		.payload_offset = (uint32_t)before,
+		.payload_length = (uint32_t)payload_size + 4,
+		.pref_address = 0x1000000,
+		.init_size = 0x200000,
 	};
 
 	memcpy(image + 0x1f1, &hdr, sizeof(hdr));
