@@ -53,5 +53,7 @@ extern const struct board_device board_devices[];
 
 /* The user pressed the power button: an SCI, if the guest listens. */
 void acpi_pm_power_button(struct device *dev);
+/* Something happened on general-purpose event `gpe`, 0 to 15: an SCI, if the guest listens. */
+void acpi_pm_gpe(struct device *dev, unsigned gpe);
 
 #endif

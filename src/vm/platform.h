@@ -58,6 +58,7 @@
 #define PLATFORM_PM1_EVENT_PORT 0x600 /* status 2 bytes, enable 2 bytes */
 #define PLATFORM_PM1_CONTROL_PORT 0x604
 #define PLATFORM_PM_TIMER_PORT 0x608 /* 32 bits at 3.579545 MHz */
+#define PLATFORM_GPE0_PORT 0x60C     /* status 2 bytes, enable 2 bytes */
 #define PLATFORM_PM_TIMER_HZ 3579545
 #define PLATFORM_SLP_TYP_S5 5 /* \_S5's value; SLP_TYP in PM1 control bits 10-12, SLP_EN bit 13 */
 #define PLATFORM_RESET_PORT 0xCF9
