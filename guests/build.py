@@ -27,7 +27,7 @@ class BuildError(Exception):
     pass
 
 
-def compile_to(output, flags, sources, depends=()):
+def compile_to(output, flags, sources, depends=(), libraries=()):
     """Runs the compiler when the output is older than a source or than this script."""
     output = OUT / output
     newest = max(p.stat().st_mtime for p in [*sources, *depends, pathlib.Path(__file__)])
@@ -36,7 +36,7 @@ def compile_to(output, flags, sources, depends=()):
     with guest_assets.locked(f"build-{output.name}"):
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = output.with_name(f".{output.name}.partial")
-        r = subprocess.run(["gcc", "-g0", *WARNINGS, *flags, "-o", str(partial), *map(str, sources)],
+        r = subprocess.run(["gcc", "-g0", *WARNINGS, *flags, "-o", str(partial), *map(str, sources), *libraries],
                            capture_output=True, text=True)
         if r.returncode:
             raise BuildError(f"{output.name} does not compile:\n{r.stderr}")
@@ -63,13 +63,13 @@ def tiny(name):
 def suite(bits=64):
     """The program suite as one static executable; None where 32-bit programs can't be compiled."""
     sources = sorted((HERE / "suite").glob("*.c"))
-    flags = ["-std=gnu17", "-O2", "-static", "-pthread", "-fno-strict-aliasing"]
+    flags = ["-std=gnu17", "-D_GNU_SOURCE", "-O2", "-static", "-pthread", "-fno-strict-aliasing", "-ffp-contract=off", "-mno-red-zone"]
     if bits == 32:
         flags += ["-m32", "-msse2"]
         if subprocess.run(["gcc", "-m32", "-static", "-x", "c", "-", "-o", "/dev/null"], input="int main(void){return 0;}",
                           capture_output=True, text=True).returncode:
             return None
-    return compile_to(f"suite{bits}", flags, sources, sorted((HERE / "suite").glob("*.h"))) if sources else None
+    return compile_to(f"suite{bits}", flags, sources, sorted((HERE / "suite").glob("*.h")), ["-lm"]) if sources else None
 
 
 def main():
