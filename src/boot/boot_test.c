@@ -167,7 +167,8 @@ static void test_files(void **state)
 static void test_real_kernels(void **state)
 {
 	(void)state;
-	static const char *const patterns[] = { "/boot/vmlinuz-*", ".cache/*/vmlinuz*", ".cache/vmlinuz*" };
+	static const char *const patterns[] = { "/boot/vmlinuz-*", "../.cache/guest/*/vmlinuz*",
+						"../.cache/guest/*/boot/vmlinuz*" };
 	glob_t found = { 0 };
 	struct guest g;
 
