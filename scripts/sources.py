@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists the sources of one part of the build, so that adding a file needs no list.
 
-    sources.py TOP main|soft|core|test|fuzz
+    sources.py TOP main|soft|core|test|testlib|fuzz
     sources.py TOP all                        every one, with its part: what the build was configured for
+
+*_test.c and *_fuzz.c are programs; *_testlib.c is linked into each of them and not into the product.
 """
 import pathlib
 import sys
@@ -14,6 +16,8 @@ def part_of(name):
         return "main"
     if name.stem.endswith("_test"):
         return "test"
+    if name.stem.endswith("_testlib"):
+        return "testlib"
     if name.stem.endswith("_fuzz"):
         return "fuzz"
     return "soft" if name.is_relative_to("src/engine/soft") else "core"

@@ -20,7 +20,7 @@ enum row_imm {
 enum {
 	SZ_0 = 0, SZ_1 = 1, SZ_2 = 2, SZ_4 = 4, SZ_8 = 8, SZ_10 = 10, SZ_16 = 16, SZ_512 = 512,
 	SZ_SYMBOLIC = 0x8000,
-	SZ_V = SZ_SYMBOLIC, SZ_2V, SZ_Y, SZ_2Y, SZ_W, SZ_L, SZ_HL, SZ_QL, SZ_EL, SZ_DUP, SZ_XD, SZ_FAR, SZ_DESC, SZ_ENV,
+	SZ_V = SZ_SYMBOLIC, SZ_2V, SZ_Y, SZ_2Y, SZ_W, SZ_L, SZ_HL, SZ_QL, SZ_EL, SZ_DUP, SZ_FAR, SZ_DESC, SZ_ENV,
 	SZ_SAVE,
 };
 enum { NP = 1, P66 = 2, PF3 = 4, PF2 = 8, IS_OPSIZE = 16, NP_66 = NP | P66 | IS_OPSIZE };
@@ -257,10 +257,8 @@ static void take_vex(struct insn *insn, struct prefixes *pf, struct cursor *c, e
 	insn->vvvv = ~(b >> 3) & 15;
 	insn->vl = (b >> 2) & 1;
 	insn->vpp = b & 3;
-	if (mode != INSN_MODE_64) {
+	if (mode != INSN_MODE_64)
 		pf->rex_b = 0;
-		insn->vvvv &= 7;
-	}
 	insn->opcode = take(c, 1);
 }
 
@@ -410,7 +408,7 @@ static uint8_t operand_size(const struct insn *insn, enum insn_mode mode)
 	case OS_N:
 		return mode64 ? 8 : 4;
 	case OS_Z:
-		return is16 ? 2 : 4;
+		return is16 && !(insn->w && mode64) ? 2 : 4;
 	case OS_V:
 		break;
 	}
@@ -448,8 +446,6 @@ static unsigned size_in_bytes(const struct insn *insn, unsigned size, enum insn_
 		return l / 8;
 	case SZ_DUP:
 		return insn->vl ? 32 : 8;
-	case SZ_XD:
-		return insn->opsize == 2 ? 2 : 4;
 	case SZ_FAR:
 		return 2 + insn->opsize;
 	case SZ_DESC:
@@ -523,6 +519,10 @@ static void settle_flags(struct insn *insn)
 		insn->cond = insn->opcode & 15;
 		insn->flags_read = read[insn->cond >> 1];
 	}
+	if (row->op == OP_STRING && insn->rep) {
+		insn->flags_read |= insn->flags_written;
+		insn->flags_written = 0;
+	}
 	if (row->imm == IMM_COUNT && !(insn->imm & (insn->opsize == 8 ? 63 : 31)))
 		insn->flags_written = 0;
 }
@@ -536,6 +536,9 @@ static void settle_operands(struct insn *insn, const struct prefixes *pf, enum i
 		insn->reg = (insn->opcode & 7) | pf->rex_b;
 	else if (row->reg_kind == REG_MMX || row->reg_kind == REG_SEG)
 		insn->reg &= 7;
+	/* Outside 64-bit mode bit 3 of vvvv is ignored, but not where vvvv names nothing and must be 1111. */
+	if (mode != INSN_MODE_64 && row->vvvv_kind)
+		insn->vvvv &= 7;
 	if (row->op == OP_PUSH_SEG || row->op == OP_POP_SEG)
 		insn->reg = (insn->opcode >> 3) & 7;
 	if (row->rm_kind == REG_MMX || row->rm_kind == REG_ST)
@@ -559,6 +562,8 @@ static void settle_operands(struct insn *insn, const struct prefixes *pf, enum i
 static bool operands_undefined(const struct insn *insn, enum insn_mode mode)
 {
 	const struct insn_row *row = insn->row;
+	if (insn->enc == ENC_VEX && !row->vvvv_kind && insn->vvvv)
+		return true;
 	switch (row->reg_kind) {
 	case REG_SEG:
 		return insn->reg > ENGINE_GS || (row->op == OP_MOV_TO_SEG && insn->reg == ENGINE_CS);
@@ -569,8 +574,6 @@ static bool operands_undefined(const struct insn *insn, enum insn_mode mode)
 	default:
 		break;
 	}
-	if (insn->enc == ENC_VEX && !row->vvvv_kind && insn->vvvv)
-		return true;
 	if (row->op == OP_GATHER)
 		return insn->index == INSN_NO_REG || insn->addrsize == 2 || (insn->modrm & 7) != 4 ||
 		       insn->reg == insn->index || insn->reg == insn->vvvv || insn->index == insn->vvvv;
@@ -608,7 +611,7 @@ int insn_decode(struct insn *insn, const uint8_t *bytes, size_t avail, enum insn
 	unsigned at = row_index[table_of(insn->enc, insn->map)][insn->opcode];
 	if (pf.vex_ud)
 		at = 0;
-	if (at == AT_ONE_90 && pf.rex_b && insn->rep != 0xf3)
+	if (at == AT_ONE_90 && pf.rex_b)
 		at = AT_ONE_91;
 	if (at && modrm_follows(insn))
 		take_modrm(insn, &pf, &c, mode);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+<<<<<<< HEAD
 /*
  * Any bytes decode, in any mode, to the same thing however many of the bytes behind them can be read; and what our table
  * takes for an instruction Zydis takes for one too, of the same length.
@@ -75,5 +76,26 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check(bytes, INSN_MODE_16);
 	check(bytes, INSN_MODE_32);
 	check(bytes, INSN_MODE_64);
+=======
+/* insn_fuzz.c - libFuzzer: a byte for the mode, then an instruction; any disagreement with Zydis is a finding. */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/soft/disasm.h"
+#include "engine/soft/insn_zydis_testlib.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	if (size < 2 || size > 1 + INSN_MAX_LEN)
+		return -1;
+	enum insn_mode mode = data[0] % 3;
+	char why[200];
+	if (insn_zydis_compare(mode, data + 1, size - 1, why, sizeof(why)) == INSN_ZYDIS_DIFFERENT) {
+		fprintf(stderr, "%u-bit: %s\n", 16u << mode, why);
+		soft_disasm(stderr, data + 1, size - 1, 0, mode);
+		abort();
+	}
+>>>>>>> 481f800 (soft: the decoder compared with Zydis, and corrected by the host CPU)
 	return 0;
 }
