@@ -4,8 +4,8 @@
 #include <stddef.h>
 
 const struct board_device board_devices[] = {
-#define DEVICE(name, optional) {#name, name##_create, optional},
+#define DEVICE(name, optional) { #name, name##_create, optional },
 #include "chip/devices.def"
 #undef DEVICE
-    {NULL, NULL, false},
+	{ NULL, NULL, false },
 };
