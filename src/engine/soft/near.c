@@ -107,7 +107,7 @@ static void loop(struct soft_cpu *cpu, const struct insn *insn)
 
 void soft_help_near(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 {
-	switch (insn->op) {
+	switch (insn->row->op) {
 	case OP_JCC:
 		jump_if(cpu, insn, condition(cpu, insn->cond));
 		break;
