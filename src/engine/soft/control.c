@@ -399,8 +399,8 @@ static void iret_task(struct soft_cpu *cpu, const struct insn *insn)
 
 	if ((link & 4) || !soft_desc_try(cpu, link, &d))
 		soft_raise(cpu, EXC_TS, link & 0xfffc);
+	cpu->nmi_masked = false;
 	soft_task_switch(cpu, &d, SOFT_TASK_IRET, soft_next_rip(cpu, insn), NULL);
-	iret_done(cpu);
 }
 
 static void iret_protected(struct soft_cpu *cpu, unsigned size)

@@ -133,34 +133,36 @@ static void load_ss(struct soft_cpu *cpu, uint16_t selector)
 	soft_copy_seg(&cpu->seg[ENGINE_SS], &d.seg);
 }
 
-void soft_load_seg(struct soft_cpu *cpu, unsigned seg, uint16_t selector)
+void soft_load_data_seg(struct soft_cpu *cpu, unsigned seg, uint16_t selector, unsigned vector)
 {
 	unsigned rpl = selector & 3;
 	struct soft_desc d;
 	uint32_t attr;
 
-	if (!soft_protected(cpu)) {
-		soft_load_seg_real(cpu, seg, selector);
-		return;
-	}
-	if (seg == ENGINE_SS) {
-		load_ss(cpu, selector);
-		return;
-	}
 	if (!(selector & 0xfffc)) {
 		soft_null_seg(&cpu->seg[seg], selector, 0);
 		return;
 	}
-	soft_desc_read(cpu, selector, EXC_GP, &d);
+	soft_desc_read(cpu, selector, vector, &d);
 	attr = d.seg.attr;
 	if (!(attr & ATTR_S) || (attr & (ATTR_CODE | ATTR_WR)) == ATTR_CODE)
-		soft_raise(cpu, EXC_GP, selector & 0xfffc);
+		soft_raise(cpu, vector, selector & 0xfffc);
 	if (!soft_is_conforming(attr) && (rpl > soft_attr_dpl(attr) || soft_cpl(cpu) > soft_attr_dpl(attr)))
-		soft_raise(cpu, EXC_GP, selector & 0xfffc);
+		soft_raise(cpu, vector, selector & 0xfffc);
 	if (!(attr & ATTR_P))
 		soft_raise(cpu, EXC_NP, selector & 0xfffc);
 	soft_desc_access(cpu, &d);
 	soft_copy_seg(&cpu->seg[seg], &d.seg);
+}
+
+void soft_load_seg(struct soft_cpu *cpu, unsigned seg, uint16_t selector)
+{
+	if (!soft_protected(cpu))
+		soft_load_seg_real(cpu, seg, selector);
+	else if (seg == ENGINE_SS)
+		load_ss(cpu, selector);
+	else
+		soft_load_data_seg(cpu, seg, selector, EXC_GP);
 }
 
 void soft_drop_segs(struct soft_cpu *cpu, unsigned cpl)

@@ -163,6 +163,8 @@ void soft_check_ss(struct soft_cpu *cpu, uint16_t selector, unsigned cpl, unsign
 
 /* Loads a data segment register as MOV, POP and LDS do. Raises; the caller calls soft_update_mode. */
 void soft_load_seg(struct soft_cpu *cpu, unsigned seg, uint16_t selector);
+/* ES, DS, FS or GS in protected mode, where a descriptor that will not do raises `vector`. */
+void soft_load_data_seg(struct soft_cpu *cpu, unsigned seg, uint16_t selector, unsigned vector);
 /* A segment register as real and v8086 mode load it. */
 void soft_load_seg_real(struct soft_cpu *cpu, unsigned seg, uint16_t selector);
 void soft_copy_seg(struct engine_segment *to, const struct engine_segment *from);
@@ -218,8 +220,8 @@ void soft_deliver_event(struct soft_cpu *cpu, const struct soft_event *ev);
 void soft_software_interrupt(struct soft_cpu *cpu, unsigned vector, uint64_t next);
 
 enum soft_task_kind { SOFT_TASK_JMP, SOFT_TASK_CALL, SOFT_TASK_IRET };
-/* Switches to the task whose TSS descriptor is *d. `next` is the old task's return address. An error code of an event
- * is pushed on the new task's stack. */
+/* Switches to the task whose TSS descriptor is *d. `next` is the old task's return address. An event's error code is
+ * pushed on the new task's stack. Raises in the old or the new task. */
 void soft_task_switch(struct soft_cpu *cpu, struct soft_desc *d, enum soft_task_kind kind, uint64_t next,
 		      const struct soft_event *ev);
 
