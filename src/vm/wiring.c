@@ -92,7 +92,7 @@ static int make_interrupt_controllers(struct vm *vm, struct error *err)
 	struct ioapic_config config = {
 		.mmio = vm->mmio,
 		.base = PLATFORM_IOAPIC_BASE,
-		.id = (uint8_t)vm->vcpus, /* as in the MADT: after the last CPU's */
+		.id = 0, /* as in the MADT */
 		.deliver = lapic_bus_deliver,
 		.ctx = vm->lapics,
 	};
