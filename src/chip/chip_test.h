@@ -57,7 +57,7 @@ static inline void test_board_init(struct test_board *t)
 	t->board.mmio = bus_create();
 	t->board.clock = clock_create_manual();
 	for (unsigned i = 0; i < 16; i++)
-		t->board.isa[i] = (struct irq_line){.set = test_irq, .sink = t, .pin = i};
+		t->board.isa[i] = (struct irq_line){ .set = test_irq, .sink = t, .pin = i };
 	t->board.wall_clock = test_wall;
 	t->board.event = test_event;
 	t->board.ctx = t;
@@ -100,7 +100,7 @@ static inline int test_move(struct device *from, struct device *to)
 	struct state_reader *r = NULL;
 	const void *bytes;
 	size_t size;
-	struct error err = {""};
+	struct error err = { "" };
 
 	state_save_devices(w, from);
 	assert_int_equal(state_writer_finish(w, &bytes, &size, &err), 0);

@@ -321,12 +321,12 @@ static void lapic_destroy(struct device *dev)
 }
 
 static const struct device_ops lapic_ops = {
-    .name = "lapic",
-    .version = 1,
-    .reset = lapic_reset,
-    .save = lapic_save,
-    .load = lapic_load,
-    .destroy = lapic_destroy,
+	.name = "lapic",
+	.version = 1,
+	.reset = lapic_reset,
+	.save = lapic_save,
+	.load = lapic_load,
+	.destroy = lapic_destroy,
 };
 
 struct lapic *lapic_create(const struct lapic_config *config)

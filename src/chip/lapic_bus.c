@@ -129,11 +129,11 @@ void lapic_bus_msi(struct lapic_bus *bus, uint64_t addr, uint32_t data)
 	bool logical = addr >> 2 & 1;
 	uint32_t dest = addr >> 12 & 0xff;
 	struct apic_message msg = {
-	    .dest = dest == 0xff && !logical ? APIC_DEST_ALL : dest,
-	    .vector = data & 0xff,
-	    .delivery = data >> 8 & 7,
-	    .logical = logical, /* 11.11.1 ignores it without the redirection hint; chip sets and guests do not */
-	    .level = data >> 15 & 1,
+		.dest = dest == 0xff && !logical ? APIC_DEST_ALL : dest,
+		.vector = data & 0xff,
+		.delivery = data >> 8 & 7,
+		.logical = logical, /* 11.11.1 ignores it without the redirection hint; chip sets and guests do not */
+		.level = data >> 15 & 1,
 	};
 
 	if (msg.delivery == APIC_SIPI) /* for processors to send */
@@ -150,11 +150,11 @@ void lapic_bus_command(struct lapic *from, uint64_t icr)
 	struct lapic_bus *bus = from->bus;
 	unsigned shorthand = icr >> 18 & 3;
 	struct apic_message msg = {
-	    .dest = icr >> 32,
-	    .vector = icr & 0xff,
-	    .delivery = icr >> 8 & 7,
-	    .logical = icr >> 11 & 1,
-	    .level = false, /* 11.6.1: ignored but for INIT */
+		.dest = icr >> 32,
+		.vector = icr & 0xff,
+		.delivery = icr >> 8 & 7,
+		.logical = icr >> 11 & 1,
+		.level = false, /* 11.6.1: ignored but for INIT */
 	};
 	bool has_vector = msg.delivery == APIC_FIXED || msg.delivery == APIC_LOWEST;
 	bool restarts = msg.delivery == APIC_INIT || msg.delivery == APIC_SIPI;

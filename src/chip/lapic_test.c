@@ -90,13 +90,17 @@ static int setup(void **state)
 		struct cpu *cpu = &f->cpu[i];
 		cpu->f = f;
 		struct lapic_config config = {
-		    .bus = f->bus,
-		    .clock = f->clock,
-		    .id = i,
-		    .x2apic = true,
-		    .tsc_deadline = true,
-		    .host =
-			{.ctx = cpu, .kick = kick, .init = on_init, .sipi = on_sipi, .tsc = tsc, .tsc_khz = tsc_khz},
+			.bus = f->bus,
+			.clock = f->clock,
+			.id = i,
+			.x2apic = true,
+			.tsc_deadline = true,
+			.host = { .ctx = cpu,
+				  .kick = kick,
+				  .init = on_init,
+				  .sipi = on_sipi,
+				  .tsc = tsc,
+				  .tsc_khz = tsc_khz },
 		};
 		cpu->lapic = lapic_create(&config);
 	}
@@ -130,7 +134,7 @@ static void enable_x2apic(struct cpu *cpu)
 
 static void send(struct fixture *f, uint32_t dest, uint8_t vector, bool level)
 {
-	struct apic_message msg = {.dest = dest, .vector = vector, .level = level};
+	struct apic_message msg = { .dest = dest, .vector = vector, .level = level };
 	lapic_bus_deliver(f->bus, &msg);
 }
 
@@ -282,7 +286,7 @@ static void test_destinations(void **state)
 static void test_lowest_priority(void **state)
 {
 	struct fixture *f = *state;
-	struct apic_message msg = {.dest = 0x0f, .vector = 0x90, .delivery = APIC_LOWEST, .logical = true};
+	struct apic_message msg = { .dest = 0x0f, .vector = 0x90, .delivery = APIC_LOWEST, .logical = true };
 
 	for (unsigned i = 0; i < CPUS; i++) {
 		enable(&f->cpu[i]);
@@ -295,7 +299,7 @@ static void test_lowest_priority(void **state)
 		write_reg(&f->cpu[2], 0xb0, 0);
 	}
 	write_reg(&f->cpu[2], 0x80, 0x20);
-	unsigned got[CPUS] = {0};
+	unsigned got[CPUS] = { 0 };
 	for (unsigned n = 0; n < 8; n++) {
 		lapic_bus_deliver(f->bus, &msg);
 		for (unsigned i = 0; i < CPUS; i++) {
@@ -578,9 +582,9 @@ static void test_x2apic_faults(void **state)
 	uint64_t value;
 
 	enable_x2apic(cpu);
-	static const uint16_t write_only[] = {0x80b, 0x83f},
-			      read_only[] = {0x802, 0x803, 0x80a, 0x80d, 0x810, 0x818, 0x820, 0x839};
-	static const uint16_t absent[] = {0x800, 0x80e, 0x82f, 0x831, 0x83a, 0x840, 0x8ff};
+	static const uint16_t write_only[] = { 0x80b, 0x83f },
+			      read_only[] = { 0x802, 0x803, 0x80a, 0x80d, 0x810, 0x818, 0x820, 0x839 };
+	static const uint16_t absent[] = { 0x800, 0x80e, 0x82f, 0x831, 0x83a, 0x840, 0x8ff };
 	for (unsigned i = 0; i < sizeof(write_only) / 2; i++)
 		assert_false(lapic_msr_read(cpu->lapic, write_only[i], &value));
 	for (unsigned i = 0; i < sizeof(read_only) / 2; i++) {
@@ -661,28 +665,28 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-	    TEST(test_reset_values),
-	    TEST(test_priorities),
-	    TEST(test_tpr),
-	    TEST(test_level_and_eoi),
-	    TEST(test_shorthands),
-	    TEST(test_destinations),
-	    TEST(test_lowest_priority),
-	    TEST(test_init_and_sipi),
-	    TEST(test_msi),
-	    TEST(test_extint),
-	    TEST(test_extint_and_fixed_together),
-	    TEST(test_lint1_nmi_and_level),
-	    TEST(test_errors),
-	    TEST(test_software_disable_masks),
-	    TEST(test_odd_accesses),
-	    TEST(test_timer_one_shot),
-	    TEST(test_timer_periodic),
-	    TEST(test_timer_deadline),
-	    TEST(test_x2apic_transitions),
-	    TEST(test_x2apic_faults),
-	    TEST(test_x2apic_messages),
-	    TEST(test_round_trip),
+		TEST(test_reset_values),
+		TEST(test_priorities),
+		TEST(test_tpr),
+		TEST(test_level_and_eoi),
+		TEST(test_shorthands),
+		TEST(test_destinations),
+		TEST(test_lowest_priority),
+		TEST(test_init_and_sipi),
+		TEST(test_msi),
+		TEST(test_extint),
+		TEST(test_extint_and_fixed_together),
+		TEST(test_lint1_nmi_and_level),
+		TEST(test_errors),
+		TEST(test_software_disable_masks),
+		TEST(test_odd_accesses),
+		TEST(test_timer_one_shot),
+		TEST(test_timer_periodic),
+		TEST(test_timer_deadline),
+		TEST(test_x2apic_transitions),
+		TEST(test_x2apic_faults),
+		TEST(test_x2apic_messages),
+		TEST(test_round_trip),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,10 +20,16 @@
 #include "vm/platform.h"
 #include "vm/state.h"
 
-#define NS INT64_C(1000000000)
+#define NS UINT64_C(1000000000)
+
+/* Guest time is in microseconds, because its four digits of year reach further than 64 bits of nanoseconds. */
+#define US INT64_C(1000000)
+
+/* More than the difference of any two times that can be set. */
+#define OFFSET_MAX (US * 20000 * 366 * 86400)
 
 /* UIP is set this long before the second changes: the data sheet's t_BUC. */
-#define UPDATE_NS 244000
+#define UPDATE_US 244
 
 enum {
 	SECONDS,
@@ -72,7 +78,7 @@ struct mc146818 {
 	pthread_mutex_t lock; /* guards what follows */
 	uint8_t index;
 	uint8_t cmos[BYTES]; /* the time only while it is held */
-	int64_t offset;      /* guest time is host time and this, in nanoseconds */
+	int64_t offset;      /* guest time is host time and this, in microseconds */
 	bool divider_reset;  /* during this hold */
 	int64_t looked;      /* guest time at which the flags were last brought up to date */
 	uint64_t looked_32k; /* and the 32.768 kHz oscillator's tick */
@@ -83,10 +89,10 @@ struct mc146818 {
 static int64_t wall_now(const struct mc146818 *rtc)
 {
 	if (rtc->board.wall_clock)
-		return (int64_t)rtc->board.wall_clock(rtc->board.ctx);
+		return (int64_t)(rtc->board.wall_clock(rtc->board.ctx) / 1000);
 	struct timespec ts;
 	clock_gettime(CLOCK_REALTIME, &ts);
-	return ts.tv_sec * NS + ts.tv_nsec;
+	return ts.tv_sec * US + ts.tv_nsec / 1000;
 }
 
 static int64_t guest_now(const struct mc146818 *rtc)
@@ -94,10 +100,10 @@ static int64_t guest_now(const struct mc146818 *rtc)
 	return wall_now(rtc) + rtc->offset;
 }
 
-static int64_t floor_second(int64_t ns)
+static int64_t floor_second(int64_t us)
 {
-	int64_t s = ns / NS;
-	return s * NS > ns ? s - 1 : s;
+	int64_t s = us / US;
+	return s * US > us ? s - 1 : s;
 }
 
 static uint64_t ticks_32k(const struct mc146818 *rtc)
@@ -175,14 +181,7 @@ static int64_t bytes_to_time(const struct mc146818 *rtc)
 		.tm_mon = (int)decode(rtc, rtc->cmos[MONTH]) - 1,
 		.tm_year = (int)(century * 100 + decode(rtc, rtc->cmos[YEAR])) - 1900,
 	};
-	int64_t seconds = timegm(&tm);
-
-	/* Nanoseconds since 1970 reach from 1677 to 2262. */
-	if (seconds > INT64_MAX / NS - 1)
-		seconds = INT64_MAX / NS - 1;
-	if (seconds < INT64_MIN / NS + 1)
-		seconds = INT64_MIN / NS + 1;
-	return seconds * NS;
+	return timegm(&tm) * US;
 }
 
 /* ---- flags ---- */
@@ -262,10 +261,10 @@ static uint64_t next_event(const struct mc146818 *rtc)
 		return when;
 	int64_t guest = rtc->looked, second = floor_second(guest);
 	if (wanted & C_UPDATE)
-		when = min(when, now + (uint64_t)((second + 1) * NS - guest));
+		when = min(when, now + (uint64_t)((second + 1) * US - guest) * 1000);
 	int64_t alarm = wanted & C_ALARM ? next_alarm(rtc, second) : INT64_MAX;
 	if (alarm != INT64_MAX)
-		when = min(when, now + (uint64_t)(alarm * NS - guest));
+		when = min(when, now + (uint64_t)(alarm * US - guest) * 1000);
 	return when;
 }
 
@@ -296,9 +295,7 @@ static void on_timer(void *arg)
 
 static void set_time(struct mc146818 *rtc, int64_t guest)
 {
-	/* Not further than the clock can go: wall_now is within a few centuries of 0. */
-	if (__builtin_sub_overflow(guest, wall_now(rtc), &rtc->offset))
-		rtc->offset = 0;
+	rtc->offset = guest - wall_now(rtc);
 	rtc->looked = guest_now(rtc);
 }
 
@@ -315,7 +312,7 @@ static void write_control(struct mc146818 *rtc, unsigned reg, uint8_t value)
 	if (divider_is_reset(rtc->cmos[REG_A]))
 		rtc->divider_reset = true;
 	if (was && !is)
-		set_time(rtc, bytes_to_time(rtc) + (rtc->divider_reset ? NS / 2 : guest - floor_second(guest) * NS));
+		set_time(rtc, bytes_to_time(rtc) + (rtc->divider_reset ? US / 2 : guest - floor_second(guest) * US));
 	if (!is)
 		rtc->divider_reset = false;
 }
@@ -334,7 +331,7 @@ static void write_time(struct mc146818 *rtc, unsigned reg, uint8_t value)
 	int64_t guest = guest_now(rtc);
 	time_to_bytes(rtc, guest);
 	rtc->cmos[reg] = value;
-	set_time(rtc, bytes_to_time(rtc) + guest - floor_second(guest) * NS);
+	set_time(rtc, bytes_to_time(rtc) + guest - floor_second(guest) * US);
 }
 
 static void write_register(struct mc146818 *rtc, unsigned reg, uint8_t value)
@@ -360,7 +357,7 @@ static uint8_t read_register(struct mc146818 *rtc, unsigned reg)
 	switch (reg) {
 	case REG_A:
 		value = rtc->cmos[REG_A];
-		if (!is_held(rtc) && (floor_second(guest) + 1) * NS - guest <= UPDATE_NS)
+		if (!is_held(rtc) && (floor_second(guest) + 1) * US - guest <= UPDATE_US)
 			value |= A_UIP;
 		return value;
 	case REG_C:
@@ -477,7 +474,6 @@ static int mc146818_load(struct device *dev, struct state_reader *r, struct erro
 	uint8_t index = 0, cmos[BYTES];
 	uint64_t offset = 0;
 	bool divider_reset = false;
-	int64_t sum;
 
 	state_get_u8(r, "index", &index);
 	state_get_bytes(r, "cmos", cmos, BYTES);
@@ -485,7 +481,7 @@ static int mc146818_load(struct device *dev, struct state_reader *r, struct erro
 	state_get_bool(r, "divider-reset", &divider_reset);
 	if (state_failed(r, err))
 		return -EINVAL;
-	if (index >= BYTES || __builtin_add_overflow(wall_now(rtc), (int64_t)offset, &sum))
+	if (index >= BYTES || (int64_t)offset > OFFSET_MAX || (int64_t)offset < -OFFSET_MAX)
 		return error_set(err, -EINVAL, "mc146818: saved index or time is impossible");
 	pthread_mutex_lock(&rtc->lock);
 	rtc->index = index;
