@@ -238,7 +238,8 @@ def initramfs(script=None, files=None):
     cpio.chardev("dev/console", 5, 1)
     cpio.file("bin/busybox", box, 0o755)
     cpio.link("bin/sh", "busybox")
-    cpio.file("init", (GUESTS / "init").read_bytes(), 0o755)
+    if "init" not in (files or {}):
+        cpio.file("init", (GUESTS / "init").read_bytes(), 0o755)
     cpio.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
     cpio.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n")
     if script is not None:

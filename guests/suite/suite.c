@@ -2,6 +2,10 @@
 #include "suite.h"
 
 #include <errno.h>
+#include <sys/io.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <unistd.h>
 
 extern const struct section __start_suite_sections[], __stop_suite_sections[];
 
@@ -35,21 +39,38 @@ _Noreturn void die(const char *what)
 	exit(1);
 }
 
-/* usage: suite [SECTION...]; without a name all run, in the order of their names. */
+/* For the tests: the other ends of exec, and a write to a port. */
+static void helper(char **argv)
+{
+	if (strcmp(argv[1], "--child") == 0) {
+		printf("child of exec says %s\n", argv[2]);
+		exit(42);
+	}
+	if (strcmp(argv[1], "--out") == 0) {
+		if (ioperm((unsigned long)atol(argv[2]), 1, 1))
+			die("ioperm");
+		outb((unsigned char)atoi(argv[3]), (unsigned short)atoi(argv[2]));
+		exit(0);
+	}
+}
+
 static int by_name(const void *a, const void *b)
 {
 	const struct section *const *x = a, *const *y = b;
 	return strcmp((*x)->name, (*y)->name);
 }
 
+/* usage: suite [SECTION...]; without a name all run, in the order of their names. As init of a guest it runs all and
+ * powers off. */
 int main(int argc, char **argv)
 {
 	size_t count = (size_t)(__stop_suite_sections - __start_suite_sections);
 	const struct section *sorted[64];
-	if (argc == 3 && strcmp(argv[1], "--child") == 0) {
-		printf("child of exec says %s\n", argv[2]);
-		return 42;
-	}
+	bool init = getpid() == 1;
+	if (argc > 2)
+		helper(argv);
+	if (init && mount("proc", "/proc", "proc", 0, NULL))
+		die("mount");
 	for (size_t i = 0; i < count; i++)
 		sorted[i] = &__start_suite_sections[i];
 	qsort(sorted, count, sizeof(sorted[0]), by_name);
@@ -67,5 +88,8 @@ int main(int argc, char **argv)
 		fflush(stdout);
 	}
 	puts("== end");
+	fflush(stdout);
+	if (init)
+		reboot(RB_POWER_OFF);
 	return 0;
 }

@@ -72,6 +72,9 @@ int main(void)
 	while (!(inb(0x3fd) & 0x40))
 		;
 	outw((uint16_t)control, (uint16_t)(1 << 13 | type << 10));
+	/* The CPU may run on until the machine has noticed. */
+	for (unsigned i = 0; i < 20; i++)
+		pit_wait(60000);
 	print("FAILED: still here\n");
 	return 1;
 }

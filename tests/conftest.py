@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What whole-program tests share. They run build/plures, or what PLURES names; with PLURES_TEST_MACHINE=qemu, tests that
+boot a guest do it on QEMU's TCG instead, which is how the guests themselves are tested."""
+import os
+import pathlib
+import shutil
+import sys
+
+import pytest
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TOP / "scripts"), str(TOP / "guests")]
+
+import build as guest_build  # noqa: E402
+import guest_assets  # noqa: E402
+import machine  # noqa: E402
+
+PEER = os.environ.get("PLURES_TEST_MACHINE") == "qemu"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="also the tests that take long")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes long; only with --all")
+    config.addinivalue_line("markers", "plures: of Plures itself; skipped when guests run on QEMU")
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--all"):
+            item.add_marker(pytest.mark.skip(reason="takes long: ./dev test --all runs it"))
+        if item.get_closest_marker("plures") and PEER:
+            item.add_marker(pytest.mark.skip(reason="not about QEMU"))
+
+
+@pytest.fixture(scope="session")
+def plures():
+    """The program under test."""
+    path = machine.plures_path()
+    if not path.exists():
+        pytest.skip(f"{path} is not there: ./dev build makes it")
+    return path
+
+
+@pytest.fixture(scope="session")
+def argv(request):
+    """machine.plures or, with PLURES_TEST_MACHINE=qemu, machine.qemu: makes the command line of a machine."""
+    if PEER:
+        if not shutil.which("qemu-system-x86_64"):
+            pytest.skip("qemu-system-x86_64 is not installed")
+        return machine.qemu
+    request.getfixturevalue("plures")
+    return machine.plures
+
+
+def asset(make, *args):
+    try:
+        return make(*args)
+    except guest_assets.AssetError as e:
+        pytest.skip(str(e))
+
+
+@pytest.fixture(scope="session")
+def kernel():
+    """kernel(name): the path of a Debian kernel."""
+    return lambda name="cloud": asset(guest_assets.kernel, name)
+
+
+@pytest.fixture(scope="session")
+def initramfs():
+    """initramfs(script, files): the path of an archive whose init runs the script."""
+    return lambda script=None, files=None: asset(guest_assets.initramfs, script, files)
+
+
+@pytest.fixture(scope="session")
+def suite():
+    """suite(bits): the path of the program suite."""
+    def path(bits):
+        program = guest_build.suite(bits)
+        if program is None:
+            pytest.skip("32-bit programs can't be compiled here: install gcc-multilib")
+        return program
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """tiny(name): the path of a tiny guest."""
+    return guest_build.tiny
