@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * boot_fuzz.c - a libFuzzer target over every kernel format. The input's first byte says what the rest is: the kernel file,
- * a bzImage's compressed payload, or the vmlinux in it, so that no layer hides the ones below. A guest of 32 MiB bounds
- * what one run may unpack and place. What is wrong shows as a sanitizer's report or as a broken promise below.
+ * boot_fuzz.c - a libFuzzer target over every kernel format. The input's first byte chooses what the rest is: a kernel file,
+ * a bzImage's compressed payload, the vmlinux in it, or changes to a kernel that loads, so that no layer hides the ones
+ * below. A guest of 32 MiB bounds what one run may unpack and place. What is wrong shows as a sanitizer's report or as a
+ * broken promise below.
  */
 #include <lz4.h>
 #include <sys/mman.h>
@@ -61,19 +62,72 @@ static void load_vmlinux(const uint8_t *data, size_t size)
 	free(packed);
 }
 
+/* Each three bytes of input are an offset and the byte to put there. */
+static void change(uint8_t *image, size_t image_size, const uint8_t *data, size_t size)
+{
+	for (; size >= 3; data += 3, size -= 3)
+		image[(data[0] | data[1] << 8) % image_size] = data[2];
+}
+
+static void load_changed_elf(const uint8_t *data, size_t size, bool packed)
+{
+	struct test_elf elf = test_elf(0x1000000, packed ? 0 : 0x1000000);
+
+	change((uint8_t *)&elf, offsetof(struct test_elf, code), data, size);
+	if (packed)
+		load_vmlinux((uint8_t *)&elf, sizeof(elf));
+	else
+		load((uint8_t *)&elf, sizeof(elf));
+}
+
+static void load_changed_bzimage(const uint8_t *data, size_t size)
+{
+	size_t image_size;
+	uint8_t *image = test_bzimage("BZh9", 4, 1 << 20, &image_size);
+
+	change(image, image_size, data, size);
+	load(image, image_size);
+	free(image);
+}
+
+static void load_changed_multiboot(const uint8_t *data, size_t size)
+{
+	const uint32_t flags = 1 << 16, checksum = -(0x1badb002u + flags);
+	uint32_t image[64] = { 0x1badb002, flags, checksum, 0x200000, 0x200000, 0, 0x208000, 0x200030 };
+
+	/* Behind magic, flags and checksum, which would only have to be found again. */
+	change((uint8_t *)(image + 3), sizeof(image) - 12, data, size);
+	load((uint8_t *)image, sizeof(image));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (size == 0)
 		return 0;
-	switch (data[0]) {
-	case 'P':
-		load_payload(data + 1, size - 1, 1 << 20);
+	const uint8_t *rest = data + 1;
+
+	size--;
+	switch (data[0] % 7) {
+	case 0:
+		load(rest, size);
 		break;
-	case 'V':
-		load_vmlinux(data + 1, size - 1);
+	case 1:
+		load_payload(rest, size, 1 << 20);
 		break;
-	default:
-		load(data + 1, size - 1);
+	case 2:
+		load_vmlinux(rest, size);
+		break;
+	case 3:
+		load_changed_elf(rest, size, false);
+		break;
+	case 4:
+		load_changed_elf(rest, size, true);
+		break;
+	case 5:
+		load_changed_bzimage(rest, size);
+		break;
+	case 6:
+		load_changed_multiboot(rest, size);
 		break;
 	}
 	return 0;
