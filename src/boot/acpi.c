@@ -235,9 +235,11 @@ static uint32_t write_fadt(struct writer *w, uint32_t facs, uint32_t dsdt)
 		.pm1a_event = PLATFORM_PM1_EVENT_PORT,
 		.pm1a_control = PLATFORM_PM1_CONTROL_PORT,
 		.pm_timer = PLATFORM_PM_TIMER_PORT,
+		.gpe0 = PLATFORM_GPE0_PORT,
 		.pm1_event_size = 4,
 		.pm1_control_size = 2,
 		.pm_timer_size = 4,
+		.gpe0_size = 4,
 		.c2_latency = 0xffff, /* no C2, no C3 */
 		.c3_latency = 0xffff,
 		.century = PLATFORM_RTC_CENTURY,
@@ -251,6 +253,7 @@ static uint32_t write_fadt(struct writer *w, uint32_t facs, uint32_t dsdt)
 		.x_pm1a_event = io_address(PLATFORM_PM1_EVENT_PORT, 32, ACCESS_WORD),
 		.x_pm1a_control = io_address(PLATFORM_PM1_CONTROL_PORT, 16, ACCESS_WORD),
 		.x_pm_timer = io_address(PLATFORM_PM_TIMER_PORT, 32, ACCESS_DWORD),
+		.x_gpe0 = io_address(PLATFORM_GPE0_PORT, 32, ACCESS_BYTE),
 		.hypervisor = { 'P', 'l', 'u', 'r', 'e', 's' },
 	};
 

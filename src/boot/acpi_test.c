@@ -77,6 +77,8 @@ static void test_fadt(void **state)
 	assert_int_equal(bytes_le32(f + 56), PLATFORM_PM1_EVENT_PORT);
 	assert_int_equal(bytes_le32(f + 64), PLATFORM_PM1_CONTROL_PORT);
 	assert_int_equal(bytes_le32(f + 76), PLATFORM_PM_TIMER_PORT);
+	assert_int_equal(bytes_le32(f + 80), PLATFORM_GPE0_PORT);
+	assert_int_equal(f[92], 4);
 	assert_int_equal(bytes_le16(f + 109) & 2, 0); /* no 8042 */
 	uint32_t flags = bytes_le32(f + 112);
 
@@ -98,6 +100,7 @@ static void test_fadt(void **state)
 	assert_int_equal(bytes_le64(f + 148 + 4), PLATFORM_PM1_EVENT_PORT);
 	assert_int_equal(bytes_le64(f + 172 + 4), PLATFORM_PM1_CONTROL_PORT);
 	assert_int_equal(bytes_le64(f + 208 + 4), PLATFORM_PM_TIMER_PORT);
+	assert_int_equal(bytes_le64(f + 220 + 4), PLATFORM_GPE0_PORT);
 	guest_fini(&g);
 }
 
