@@ -35,7 +35,7 @@ static uint32_t next_random(uint32_t *seed)
 static void test_any_access(void **state)
 {
 	struct test_board t, other;
-	struct device *all[MAX], *copies[MAX];
+	struct device *all[MAX] = { NULL }, *copies[MAX] = { NULL };
 	uint32_t seed = 1;
 
 	(void)state;
@@ -59,8 +59,8 @@ static void test_any_access(void **state)
 		if (i % 10000 == 0)
 			assert_int_equal(test_move(all[0], copies[0]), 0);
 	}
-	for (unsigned i = 0; i < count; i++)
-		all[i]->ops->reset(all[i]);
+	for (struct device *dev = all[0]; dev; dev = dev->next)
+		dev->ops->reset(dev);
 	destroy_all(all, count);
 	destroy_all(copies, count);
 	test_board_fini(&t);
