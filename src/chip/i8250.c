@@ -51,6 +51,7 @@ enum {
 enum { FIFO = 16, OUT_SIZE = 4096 };
 
 #define OUT_DELAY_NS 1000000u
+#define OUT_RETRY_NS 10000000u /* when nothing was taken */
 #define RX_TIMEOUT_MAX_NS 5000000u
 
 struct i8250 {
@@ -66,9 +67,11 @@ struct i8250 {
 	uint8_t rx[FIFO]; /* rx[0] is the oldest */
 	bool rx_break[FIFO];
 	unsigned rx_count;
-	bool starved; /* i8250_receive had to leave something */
-	uint8_t out[OUT_SIZE];
+	bool starved;          /* i8250_receive had to leave something */
+	uint8_t out[OUT_SIZE]; /* sent and not yet handed over */
 	size_t out_count;
+	bool out_busy; /* somebody hands it over */
+	pthread_cond_t out_done;
 };
 
 /* ---- interrupts: table II and section 8.5 ---- */
@@ -213,22 +216,52 @@ void i8250_break(struct i8250 *uart)
 
 /* ---- sending ---- */
 
-static void out_flush(struct i8250 *uart)
+/* Hands over what is gathered, without the lock meanwhile: others may add to it, but only its writer takes from it. */
+static void out_write(struct i8250 *uart, bool wait)
 {
-	if (uart->out_count && uart->config.back.write)
-		uart->config.back.write(uart->config.back.ctx, uart->out, uart->out_count);
-	uart->out_count = 0;
+	const struct i8250_back *back = &uart->config.back;
+	size_t size = uart->out_count, taken = size;
+
+	uart->out_busy = true;
+	pthread_mutex_unlock(&uart->lock);
+	if (back->write)
+		taken = back->write(back->ctx, uart->out, size, wait);
+	pthread_mutex_lock(&uart->lock);
+	if (wait)
+		taken = size;
+	uart->out_count -= taken;
+	memmove(uart->out, uart->out + taken, uart->out_count);
+	uart->out_busy = false;
+	if (uart->out_count)
+		timer_arm(uart->out_timer, clock_now(uart->config.clock) + (taken ? OUT_DELAY_NS : OUT_RETRY_NS));
+	pthread_cond_broadcast(&uart->out_done);
+}
+
+/* Waits until no more than `most` bytes are gathered. */
+static void out_drain(struct i8250 *uart, size_t most)
+{
+	while (uart->out_count > most) {
+		if (uart->out_busy)
+			pthread_cond_wait(&uart->out_done, &uart->lock);
+		else
+			out_write(uart, true);
+	}
 }
 
 static void out_expired(void *arg)
 {
-	i8250_flush(arg);
+	struct i8250 *uart = arg;
+
+	pthread_mutex_lock(&uart->lock);
+	if (uart->out_count && !uart->out_busy)
+		out_write(uart, false);
+	pthread_mutex_unlock(&uart->lock);
 }
 
 void i8250_flush(struct i8250 *uart)
 {
 	pthread_mutex_lock(&uart->lock);
-	out_flush(uart);
+	out_drain(uart, 0);
 	pthread_mutex_unlock(&uart->lock);
 }
 
@@ -240,11 +273,10 @@ static void transmit(struct i8250 *uart, uint8_t byte)
 		rx_timeout_restart(uart);
 		return;
 	}
+	out_drain(uart, OUT_SIZE - 1);
 	if (!uart->out_count)
 		timer_arm(uart->out_timer, clock_now(uart->config.clock) + OUT_DELAY_NS);
 	uart->out[uart->out_count++] = byte;
-	if (uart->out_count == OUT_SIZE)
-		out_flush(uart);
 }
 
 /* ---- modem lines: section 8.7 and 8.8 ---- */
@@ -421,7 +453,7 @@ static void i8250_reset(struct device *dev) /* table III */
 	struct i8250 *uart = (struct i8250 *)dev;
 
 	pthread_mutex_lock(&uart->lock);
-	out_flush(uart);
+	out_drain(uart, 0);
 	uart->ier = uart->fcr = uart->lcr = uart->mcr = uart->lsr = uart->scr = 0;
 	uart->divisor = 1; /* not reset by the chip; so that the rate is one at all */
 	uart->thre = false;
@@ -441,7 +473,7 @@ static void i8250_save(struct device *dev, struct state_writer *w)
 	uint8_t is_break[FIFO];
 
 	pthread_mutex_lock(&uart->lock);
-	out_flush(uart);
+	out_drain(uart, 0);
 	for (unsigned i = 0; i < FIFO; i++)
 		is_break[i] = i < uart->rx_count && uart->rx_break[i];
 	state_put_u8(w, "ier", uart->ier);
@@ -526,6 +558,7 @@ static void i8250_destroy(struct device *dev)
 	timer_free(uart->out_timer);
 	timer_free(uart->rx_timer);
 	i8250_flush(uart);
+	pthread_cond_destroy(&uart->out_done);
 	pthread_mutex_destroy(&uart->lock);
 	free(uart);
 }
@@ -546,6 +579,7 @@ struct i8250 *i8250_create(const struct i8250_config *config)
 	uart->dev.ops = &i8250_ops;
 	uart->config = *config;
 	pthread_mutex_init(&uart->lock, NULL);
+	pthread_cond_init(&uart->out_done, NULL);
 	uart->out_timer = timer_create_on(config->clock, out_expired, uart);
 	uart->rx_timer = timer_create_on(config->clock, rx_expired, uart);
 	i8250_reset(&uart->dev);

@@ -2,8 +2,8 @@
 /*
  * console.c - the far end of the first serial port: two descriptors of the process.
  *
- * Out: written at once by whoever holds the UART's lock. A reader that takes nothing holds up the vCPU, which is the
- * back-pressure that a pipe should have; console_give_up ends the wait when the machine is to end.
+ * Out: written by whoever sends. A reader that takes nothing holds up the vCPU, which is the back-pressure that a pipe
+ * should have, but not the event thread; console_give_up ends the wait when the machine is to end.
  *
  * In: what the UART has no room for waits in `buffer`. A pipe is not read meanwhile, so its writer waits too. With the
  * escape key it is read always, since someone may want to leave a guest that does not listen; what is too much is lost.
@@ -48,27 +48,33 @@ static void out_failed(struct console *console, int error)
 	vm_request_end(console->vm, VM_ERROR, 0, reason);
 }
 
-void console_write(void *ctx, const void *bytes, size_t size)
+size_t console_write(void *ctx, const void *bytes, size_t size, bool wait)
 {
 	struct console *console = ctx;
-	const char *at = bytes;
+	size_t done = 0;
 
-	while (size && console->out >= 0 && !atomic_load(&console->discard)) {
+	while (done < size) {
+		if (console->out < 0 || atomic_load(&console->discard))
+			return size;
 		struct pollfd fds[2] = { { console->out, POLLOUT, 0 }, { console->give_up, POLLIN, 0 } };
-		if (poll(fds, 2, -1) < 0 && errno != EINTR) {
+		if (poll(fds, 2, wait ? -1 : 0) < 0 && errno != EINTR) {
 			out_failed(console, errno);
-			break;
+			continue;
 		}
+		if (!wait && !fds[0].revents)
+			return done;
 		if (fds[1].revents || !fds[0].revents)
 			continue; /* `discard` has been set, or a signal */
-		ssize_t n = write(console->out, at, size < OUT_CHUNK ? size : OUT_CHUNK);
-		if (n >= 0) {
-			at += n;
-			size -= (size_t)n;
-		} else if (errno != EINTR && errno != EAGAIN) {
+		size_t left = size - done;
+		ssize_t n = write(console->out, (const char *)bytes + done, left < OUT_CHUNK ? left : OUT_CHUNK);
+		if (n >= 0)
+			done += (size_t)n;
+		else if (errno == EAGAIN && !wait)
+			return done;
+		else if (errno != EINTR && errno != EAGAIN)
 			out_failed(console, errno);
-		}
 	}
+	return done;
 }
 
 void console_give_up(struct console *console)

@@ -112,7 +112,7 @@ void vcpu_post_sipi(void *vcpu, uint8_t vector);
 /* Joins the machine's UART, made with console_write and console_room as its back end, to the configured descriptors. */
 int console_create(struct console **console, struct vm *vm, struct error *err);
 void console_destroy(struct console *console);
-void console_write(void *console, const void *bytes, size_t size);
+size_t console_write(void *console, const void *bytes, size_t size, bool wait);
 void console_room(void *console);
 /* Lets go of a writer that waits, and throws away what is written from now on. Any thread. */
 void console_give_up(struct console *console);
