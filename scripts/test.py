@@ -5,6 +5,7 @@
 
     -k EXPR    only whole-program tests that match, as pytest's -k; no unit tests
     --unit     only unit tests
+    --all      also the whole-program tests that take long
 """
 import argparse
 import json
@@ -76,12 +77,12 @@ def unit_tests(title, build, env):
     return total
 
 
-def whole_program_tests(expression):
+def whole_program_tests(options):
     print("== whole programs", flush=True)
     report = TOP / "build/pytest.xml"
     report.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "pytest", "-q", "-rsfE", "--tb=short", f"--junitxml={report}", "tests"]
-    status = subprocess.run(argv + (["-k", expression] if expression else []), cwd=TOP).returncode
+    status = subprocess.run(argv + options, cwd=TOP).returncode
     if status == 5:  # nothing matched
         return Count()
     if not report.exists():
@@ -100,13 +101,14 @@ def main():
     parser = argparse.ArgumentParser(prog="./dev test", description=__doc__.split("\n\n")[0])
     parser.add_argument("-k", metavar="EXPR", help="only whole-program tests that match")
     parser.add_argument("--unit", action="store_true", help="only unit tests")
+    parser.add_argument("--all", action="store_true", help="also the whole-program tests that take long")
     args = parser.parse_args()
     total = Count()
     if not args.k:
         total += unit_tests("unit tests", "build", {})
         total += unit_tests("unit tests under ASan and UBSan", "build-asan", SANITIZERS)
     if not args.unit and list(TOP.glob("tests/test_*.py")):
-        total += whole_program_tests(args.k)
+        total += whole_program_tests((["-k", args.k] if args.k else []) + (["--all"] if args.all else []))
     print(total)
     return 1 if total.failed or not total.passed else 0
 
