@@ -20,8 +20,9 @@ enum {
 
 /* Strings are the caller's and must outlive the machine. */
 struct vm_config {
-	const char *engine;         /* its name, or "auto": the first that works here */
-	const char *engine_options; /* or NULL */
+	const char *engine;           /* its name, or "auto": the first that works here */
+	const struct engine_ops *ops; /* instead: one that is not in the list (tests), or NULL */
+	const char *engine_options;   /* or NULL */
 	const char *kernel;
 	const char *initrd; /* or NULL */
 	const char *append; /* the kernel's command line, "" for none */

@@ -62,9 +62,11 @@ void vcpu_post_sipi(void *ctx, uint8_t vector)
 	uint32_t old = atomic_load(&vcpu->events);
 	uint32_t new;
 
-	do
-		new = (old & EVENT_INIT) | EVENT_SIPI | (uint32_t)vector << SIPI_VECTOR_SHIFT;
-	while (!atomic_compare_exchange_weak(&vcpu->events, &old, new));
+	do {
+		if (old & EVENT_SIPI) /* it is the first one that starts a CPU */
+			return;
+		new = old | EVENT_SIPI | (uint32_t)vector << SIPI_VECTOR_SHIFT;
+	} while (!atomic_compare_exchange_weak(&vcpu->events, &old, new));
 	vcpu_kick(vcpu, ENGINE_KICK_EXIT);
 }
 

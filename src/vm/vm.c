@@ -198,6 +198,10 @@ static int pick_engine(struct vm *vm, struct error *err)
 {
 	char why[256] = "this build has none";
 
+	if (vm->config.ops) {
+		vm->ops = vm->config.ops;
+		return 0;
+	}
 	if (strcmp(vm->config.engine, "auto") != 0) {
 		vm->ops = engine_find(vm->config.engine);
 		if (!vm->ops)
