@@ -178,10 +178,16 @@ static void rx_clear(struct i8250 *uart)
 	uart->lsr &= ~LSR_BREAK;
 }
 
+/* Whether the line may deliver a byte. */
+static bool listening(const struct i8250 *uart)
+{
+	return !(uart->mcr & MCR_LOOP) && (!uart->config.flow_control || uart->mcr & MCR_RTS);
+}
+
 /* Whether the back end should be told, once, that it can go on. */
 static bool take_room(struct i8250 *uart)
 {
-	if (!uart->starved || uart->mcr & MCR_LOOP || uart->rx_count > rx_capacity(uart) / 2)
+	if (!uart->starved || !listening(uart) || uart->rx_count > rx_capacity(uart) / 2)
 		return false;
 	uart->starved = false;
 	return uart->config.back.room;
@@ -193,7 +199,7 @@ size_t i8250_receive(struct i8250 *uart, const void *bytes, size_t size)
 	size_t taken = 0;
 
 	pthread_mutex_lock(&uart->lock);
-	while (!(uart->mcr & MCR_LOOP) && taken < size && uart->rx_count < rx_capacity(uart))
+	while (listening(uart) && taken < size && uart->rx_count < rx_capacity(uart))
 		rx_push(uart, from[taken++], false);
 	uart->starved = taken < size;
 	if (taken)

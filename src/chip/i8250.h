@@ -36,6 +36,9 @@ struct i8250_config {
 	uint16_t base; /* first of 8 ports */
 	struct irq_line irq;
 	struct clock *clock;
+	/* Take input only while the guest asserts RTS: a driver that starts up clears the FIFOs, and with them what came
+	 * before it was ready. */
+	bool flow_control;
 	struct i8250_back back;
 };
 

@@ -47,6 +47,7 @@ static int setup(void **state)
 	};
 	f->uart = i8250_create(&config);
 	config.base = COM2;
+	config.flow_control = true;
 	config.irq = f->t.board.isa[3];
 	f->other = i8250_create(&config);
 	*state = f;
@@ -196,6 +197,24 @@ static void test_receive(void **state)
 	assert_int_equal(f->rooms, 1);
 }
 
+static void test_flow_control(void **state)
+{
+	struct fixture *f = *state;
+	struct test_board *t = &f->t;
+
+	outb(t, COM2 + 4, 1); /* DTR alone: a console that only prints */
+	assert_int_equal(i8250_receive(f->other, "ab", 2), 0);
+	outb(t, COM2 + 2, 7); /* a driver starts up */
+	assert_int_equal(f->rooms, 0);
+	outb(t, COM2 + 4, 3);
+	assert_int_equal(f->rooms, 1);
+	assert_int_equal(i8250_receive(f->other, "ab", 2), 2);
+	outb(t, COM2 + 4, 1);
+	assert_int_equal(i8250_receive(f->other, "c", 1), 0);
+	assert_int_equal(inb(t, COM2), 'a');
+	assert_int_equal(inb(t, COM2), 'b');
+}
+
 static void test_fifo_and_timeout(void **state)
 {
 	struct fixture *f = *state;
@@ -325,7 +344,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_registers),      TEST(test_probe),   TEST(test_output),           TEST(test_slow_back),
 		TEST(test_thre_interrupt), TEST(test_receive), TEST(test_fifo_and_timeout), TEST(test_loopback),
-		TEST(test_modem_status),   TEST(test_break),   TEST(test_round_trip),
+		TEST(test_modem_status),   TEST(test_break),   TEST(test_round_trip),       TEST(test_flow_control),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -182,6 +182,7 @@ static int make_uart(struct vm *vm, struct error *err)
 		.base = PLATFORM_COM1_PORT,
 		.irq = isa_line(vm, PLATFORM_IRQ_COM1),
 		.clock = vm->clock,
+		.flow_control = true,
 		.back = { .ctx = vm->console, .write = console_write, .room = console_room },
 	};
 
