@@ -23,9 +23,12 @@ enum {
 	PM1_TIMER = 1 << 0,
 	PM1_GLOBAL = 1 << 5,
 	PM1_POWER_BUTTON = 1 << 8,
+	PM1_RTC = 1 << 10,
 	PM1_WAKE = 1 << 15,
 	PM1_STATUSES = PM1_TIMER | PM1_GLOBAL | PM1_POWER_BUTTON | PM1_WAKE,
-	PM1_ENABLES = PM1_TIMER | PM1_GLOBAL | PM1_POWER_BUTTON,
+	/* The RTC's event wakes from a sleep that is not offered, and so never comes; yet Linux complains of a bit that it can't
+	 * set. */
+	PM1_ENABLES = PM1_TIMER | PM1_GLOBAL | PM1_POWER_BUTTON | PM1_RTC,
 };
 
 /* And of PM1 control: table 4.15. */

@@ -65,10 +65,10 @@ static void test_power_button(void **state)
 	assert_false(f->t.level[SCI]);
 	test_out(&f->t, STATUS, 2, 0x100);
 	test_out(&f->t, ENABLE, 2, 0xffff);
-	assert_int_equal(test_in(&f->t, ENABLE, 2), 0x121);
+	assert_int_equal(test_in(&f->t, ENABLE, 2), 0x521);
 	acpi_pm_power_button(f->pm);
 	assert_true(f->t.level[SCI]);
-	assert_int_equal(test_in(&f->t, STATUS, 4), 0x01210100);
+	assert_int_equal(test_in(&f->t, STATUS, 4), 0x05210100);
 	test_out(&f->t, STATUS + 1, 1, 1); /* a byte of it */
 	assert_false(f->t.level[SCI]);
 }

@@ -4,7 +4,9 @@
  * reset register, and the PS/2's system control port at 0x92.
  *
  * 0xcf9 lies within the four bytes at 0xcf8 that address PCI configuration space, and only an access of one byte means
- * the reset control: a guest that looks for PCI by the wider one must not be reset by it.
+ * the reset control: a guest that looks for PCI by the wider one must not be reset by it. That one addresses a bus without devices: it keeps what is
+ * written to it, by which a guest knows that there is configuration space (PCI 3.0, 3.2.2.3.2), and nothing claims the data
+ * at 0xcfc, which reads as ones.
  */
 #include "chip/board.h"
 
@@ -17,6 +19,8 @@
 #include "vm/state.h"
 
 enum { PCI_ADDRESS = 0xcf8, RESET_OFFSET = PLATFORM_RESET_PORT - PCI_ADDRESS };
+
+#define PCI_ADDRESS_KEPT 0x80fffffcu /* enable, bus, device, function, register */
 
 enum {
 	RESET_CPU = 4,    /* its rise resets */
@@ -32,6 +36,7 @@ struct reset_port {
 	pthread_mutex_t lock; /* guards what follows */
 	uint8_t control;
 	uint8_t port92;
+	uint32_t pci_address;
 };
 
 static uint64_t control_read(void *dev, uint64_t offset, unsigned size)
@@ -42,6 +47,8 @@ static uint64_t control_read(void *dev, uint64_t offset, unsigned size)
 	pthread_mutex_lock(&port->lock);
 	if (offset == RESET_OFFSET && size == 1)
 		value = port->control;
+	else if (offset == 0 && size == 4)
+		value = port->pci_address;
 	pthread_mutex_unlock(&port->lock);
 	return value;
 }
@@ -50,12 +57,14 @@ static void control_write(void *dev, uint64_t offset, unsigned size, uint64_t va
 {
 	struct reset_port *port = dev;
 
-	if (offset != RESET_OFFSET || size != 1)
-		return;
 	pthread_mutex_lock(&port->lock);
-	port->control = value & RESET_KEPT;
-	if (value & RESET_CPU)
-		port->board.event(port->board.ctx, BOARD_RESET, 0);
+	if (offset == RESET_OFFSET && size == 1) {
+		port->control = value & RESET_KEPT;
+		if (value & RESET_CPU)
+			port->board.event(port->board.ctx, BOARD_RESET, 0);
+	} else if (offset == 0 && size == 4) {
+		port->pci_address = (uint32_t)value & PCI_ADDRESS_KEPT;
+	}
 	pthread_mutex_unlock(&port->lock);
 }
 
@@ -95,6 +104,7 @@ static void reset_port_reset(struct device *dev)
 	pthread_mutex_lock(&port->lock);
 	port->control = 0;
 	port->port92 = PORT92_A20;
+	port->pci_address = 0;
 	pthread_mutex_unlock(&port->lock);
 }
 
@@ -105,6 +115,7 @@ static void reset_port_save(struct device *dev, struct state_writer *w)
 	pthread_mutex_lock(&port->lock);
 	state_put_u8(w, "control", port->control);
 	state_put_u8(w, "port92", port->port92);
+	state_put_u32(w, "pci_address", port->pci_address);
 	pthread_mutex_unlock(&port->lock);
 }
 
@@ -112,14 +123,17 @@ static int reset_port_load(struct device *dev, struct state_reader *r, struct er
 {
 	struct reset_port *port = (struct reset_port *)dev;
 	uint8_t control = 0, port92 = 0;
+	uint32_t pci_address = 0;
 
 	state_get_u8(r, "control", &control);
 	state_get_u8(r, "port92", &port92);
+	state_get_u32(r, "pci_address", &pci_address);
 	if (state_failed(r, err))
 		return -EINVAL;
 	pthread_mutex_lock(&port->lock);
 	port->control = control & RESET_KEPT;
 	port->port92 = port92 & (PORT92_RESET | PORT92_A20);
+	port->pci_address = pci_address & PCI_ADDRESS_KEPT;
 	pthread_mutex_unlock(&port->lock);
 	return 0;
 }
