@@ -21,6 +21,8 @@ SANITIZERS = {
     "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
 }
+# Whole-program tests that are worth it: every tiny guest, and Debian on two CPUs.
+UNDER_SANITIZERS = ["tests/test_tiny.py", "tests/test_boot.py", "-k", "test_tiny or cloud-2-128M"]
 # cmocka's closing lines: how many of a program's tests ended how.
 SUMMARY = re.compile(r"^\[  (PASSED|FAILED|SKIPPED)\s+\] (\d+) test\(s\)", re.M)
 
@@ -77,12 +79,12 @@ def unit_tests(title, build, env):
     return total
 
 
-def whole_program_tests(options):
-    print("== whole programs", flush=True)
+def whole_program_tests(title, env, options):
+    print(f"== {title}", flush=True)
     report = TOP / "build/pytest.xml"
     report.unlink(missing_ok=True)
-    argv = [sys.executable, "-m", "pytest", "-q", "-rsfE", "--tb=short", f"--junitxml={report}", "tests"]
-    status = subprocess.run(argv + options, cwd=TOP).returncode
+    argv = [sys.executable, "-m", "pytest", "-q", "-rsfE", "--tb=short", "-o", "junit_logging=no", f"--junitxml={report}"]
+    status = subprocess.run(argv + options, cwd=TOP, env=os.environ | env).returncode
     if status == 5:  # nothing matched
         return Count()
     if not report.exists():
@@ -94,6 +96,7 @@ def whole_program_tests(options):
         total += Count(int(suite.get("tests")) - failed - skipped, failed, skipped)
     if status and not total.failed:
         total.failed = 1
+    print(f"{title}: {total}", flush=True)
     return total
 
 
@@ -107,8 +110,12 @@ def main():
     if not args.k:
         total += unit_tests("unit tests", "build", {})
         total += unit_tests("unit tests under ASan and UBSan", "build-asan", SANITIZERS)
-    if not args.unit and list(TOP.glob("tests/test_*.py")):
-        total += whole_program_tests((["-k", args.k] if args.k else []) + (["--all"] if args.all else []))
+    if not args.unit:
+        options = (["-k", args.k] if args.k else []) + (["--all"] if args.all else [])
+        total += whole_program_tests("whole programs", {}, options + ["tests"])
+    if not args.unit and not args.k:
+        env = SANITIZERS | {"PLURES": str(TOP / "build-asan/plures")}
+        total += whole_program_tests("whole programs under ASan and UBSan", env, UNDER_SANITIZERS)
     print(total)
     return 1 if total.failed or not total.passed else 0
 
