@@ -28,8 +28,6 @@ enum insn_op {
 	OP_LEA, OP_MOFFS /* A0-A3 */, OP_XLAT, OP_BT_MEM /* BT/BTS/BTR/BTC m, r (bit string); m, imm is COPY */,
 	OP_MOV_FROM_SEG /* 8C */,
 	OP_SETCC, OP_XSAVE /* XSAVE, XSAVEC, XSAVEOPT, XRSTOR */, OP_CLFLUSH /* checks a byte's read, then nothing */,
-	OP_MASKED_LOAD, OP_MASKED_STORE /* VMASKMOVPx, VPMASKMOVx, MASKMOVQ/DQU: only enabled lanes may fault */,
-	OP_GATHER,
 	/* Flags that live in memory. */
 	OP_CLI, OP_STI, OP_CLD, OP_STD, OP_CLAC, OP_STAC,
 	/* Everything from here on is a C helper: void soft_helper(cpu, insn, ea). */
@@ -46,6 +44,8 @@ enum insn_op {
 	/* ... that only touches registers, flags and memory, after which the block goes on. */
 	OP_STRING = OP_FIRST_PLAIN_HELPER /* MOVS CMPS STOS LODS SCAS INS OUTS with any prefix; when it must stop in the
 		* middle (a kick, a store into code) it leaves rip at the instruction that is next and unwinds */,
+	OP_MASKED_LOAD, OP_MASKED_STORE /* VMASKMOVPx, VPMASKMOVx, MASKMOVQ/DQU: only enabled lanes may fault; copied
+		* where all of the operand is ordinary memory */, OP_GATHER,
 	OP_PUSHF, OP_PUSHA, OP_POPA, OP_ENTER, OP_PUSH_SEG, OP_PUSH_SLOW, OP_POP_SLOW,
 	OP_LEAVE_SLOW,
 	OP_MOV_FROM_CR, OP_MOV_FROM_DR, OP_SMSW, OP_RDMSR, OP_CPUID, OP_RDTSC, OP_RDTSCP, OP_RDPMC, OP_RDPID,

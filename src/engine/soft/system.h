@@ -259,6 +259,8 @@ soft_helper_fn soft_help_rdmsr, soft_help_wrmsr, soft_help_rdtsc, soft_help_rdts
 soft_helper_fn soft_help_cpuid, soft_help_xsetbv, soft_help_xgetbv;
 /* io.c */
 soft_helper_fn soft_help_in, soft_help_out;
+/* vector.c */
+soft_helper_fn soft_help_gather, soft_help_masked_load, soft_help_masked_store;
 /* bcd.c */
 soft_helper_fn soft_help_daa, soft_help_das, soft_help_aaa, soft_help_aas, soft_help_aam, soft_help_aad, soft_help_salc,
     soft_help_bound;

@@ -31,6 +31,7 @@ struct trans_stub {
 	trans_op *op;
 	uint32_t how;
 	unsigned insn;
+	const struct insn *helper; /* of a C helper that then does all of the access, or NULL */
 	enum flag_state before, done; /* of the flags at resume and at after */
 };
 
@@ -121,18 +122,27 @@ void trans_linear(struct trans *t, unsigned i, uint32_t how);
 void trans_segment(struct trans *t, unsigned i, unsigned seg, uint32_t how);
 /* The check for T0, then op with T0 = host address; the flags must not live in the host's. */
 void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op);
+/* As trans_access, but on a miss instruction i's C helper does the whole access. */
+void trans_access_or_help(struct trans *t, unsigned i, uint32_t how, trans_op *op);
 /* rip = constant, through T1 if it is wide. Leaves flags alone. */
 void trans_set_rip(struct trans *t, uint64_t rip);
 void trans_map(struct trans *t, unsigned i, unsigned special);
 void trans_emit_stubs(struct trans *t);
 
+/* `how` of an access to memory elsewhere than the instruction's operand, */
 static inline uint32_t how_of(unsigned size, unsigned acc)
 {
 	return size | (acc & ACC_R ? SOFT_HOW_READ : 0u) | (acc & ACC_W ? SOFT_HOW_WRITE : 0u);
 }
+/* and of one to the operand, which may be on the stack. */
+static inline uint32_t how_operand(const struct insn *in, unsigned size, unsigned acc)
+{
+	return how_of(size, acc) | (in->seg == ENGINE_SS ? SOFT_HOW_STACK : 0u) | (in->lock ? SOFT_HOW_LOCK : 0u);
+}
 
 /* ---- trans_copy.c ---- */
 void trans_copy(struct trans *t, unsigned i);
+void trans_masked(struct trans *t, unsigned i);
 trans_op op_copy; /* its part after the check */
 
 /* ---- trans_flow.c ---- */
@@ -147,6 +157,8 @@ void trans_call_ind(struct trans *t, unsigned i);
 void trans_poll(struct trans *t, uint64_t rip);
 /* Ends the block by going on at instruction n. */
 void trans_fall_through(struct trans *t);
+/* Instruction i (as `op` if not 0), kept for as long as the block is; NULL, and the block fails, without memory. */
+struct insn *trans_keep_insn(struct trans *t, unsigned i, unsigned op);
 /* Calls the C helper of instruction i (as `op` if not 0). */
 void trans_helper(struct trans *t, unsigned i, unsigned op);
 /* Raises an exception at instruction i. */

@@ -249,11 +249,27 @@ void trans_copy(struct trans *t, unsigned i)
 		op_copy(t, i);
 		return;
 	}
-	uint32_t how = how_of(in->mem_size, in->mem_acc) | (in->lock ? SOFT_HOW_LOCK : 0);
+	uint32_t how = how_operand(in, in->mem_size, in->mem_acc);
 	/* XCHG with memory is locked without the prefix. */
 	if (in->map == MAP_ONE && (in->opcode == 0x86 || in->opcode == 0x87))
 		how |= SOFT_HOW_LOCK;
 	trans_clobber(t, t->live[i]);
 	trans_linear(t, i, how);
 	trans_access(t, i, how, op_copy);
+}
+
+/* Disabled lanes are not accessed: where the whole operand may be, the host's own instruction sees to that; elsewhere
+ * (a page missing, a device, translated code, a segment's limit) the helper goes lane by lane. */
+void trans_masked(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	bool implicit = in->row->flags & ROW_REG_ONLY; /* MASKMOVQ, MASKMOVDQU: the address is rDI */
+	if (implicit || (!t->is64 && (!t->flat || (t->mode & SOFT_MODE_WIDE)))) {
+		trans_helper(t, i, 0);
+		return;
+	}
+	uint32_t how = how_operand(in, in->mem_size, in->mem_acc);
+	trans_clobber(t, t->live[i]);
+	trans_linear(t, i, how);
+	trans_access_or_help(t, i, how, op_copy);
 }

@@ -271,7 +271,7 @@ static void load_target(struct trans *t, unsigned i)
 		trans_get(t, T0, in->rm, t->width);
 		return;
 	}
-	uint32_t how = how_of(t->width, ACC_R);
+	uint32_t how = how_operand(in, t->width, ACC_R);
 	trans_clobber(t, t->live[i]);
 	trans_linear(t, i, how);
 	trans_access(t, i, how, op_load_target);
@@ -306,20 +306,34 @@ static void helper_address(struct trans *t, unsigned i)
 				(uint32_t)offsetof(struct engine_segment, base));
 }
 
-void trans_helper(struct trans *t, unsigned i, unsigned op)
+struct insn *trans_keep_insn(struct trans *t, unsigned i, unsigned op)
 {
-	const struct insn *in = &t->insn[i];
 	struct insn *copy = cache_alloc(t->cache, sizeof(*copy));
 	if (!copy) {
 		t->failed = true;
-		return;
+		return NULL;
 	}
-	*copy = *in;
+	*copy = t->insn[i];
 	if (op)
 		copy->op = (uint8_t)op;
+	return copy;
+}
+
+/* Some helpers compute their addresses themselves, from the registers. */
+static bool takes_address(const struct insn *in)
+{
+	return in->mem && in->op != OP_STRING && in->op != OP_GATHER && in->op != OP_MASKED_LOAD && in->op != OP_MASKED_STORE;
+}
+
+void trans_helper(struct trans *t, unsigned i, unsigned op)
+{
+	const struct insn *in = &t->insn[i];
+	const struct insn *copy = trans_keep_insn(t, i, op);
+	if (!copy)
+		return;
 	bool ends = copy->op < OP_FIRST_PLAIN_HELPER;
 	trans_clobber(t, ends ? FLAG_ARITH : t->live[i] | in->flags_read);
-	if (in->mem && copy->op != OP_STRING)
+	if (takes_address(copy))
 		helper_address(t, i);
 	trans_set_rip(t, trans_rip(t, i));
 	emit_mov_imm(&t->e, T1, (uintptr_t)copy);

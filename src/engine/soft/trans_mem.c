@@ -172,10 +172,25 @@ void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op)
 	s->done = t->flags;
 }
 
+void trans_access_or_help(struct trans *t, unsigned i, uint32_t how, trans_op *op)
+{
+	const struct insn *helper = trans_keep_insn(t, i, 0);
+	trans_access(t, i, how, op);
+	if (!t->failed)
+		t->stub[t->stubs - 1].helper = helper;
+}
+
 static void emit_stub(struct trans *t, const struct trans_stub *s)
 {
 	struct emit *e = &t->e;
 	emit_patch(s->branch, e->p);
+	if (s->helper) {
+		trans_set_rip(t, trans_rip(t, s->insn));
+		emit_mov_imm(e, T1, (uintptr_t)s->helper);
+		emit_call_gs(e, CPU_OFF(thunk) + 8 * SOFT_THUNK_HELPER);
+		emit_jmp_to(e, s->after);
+		return;
+	}
 	emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[7]));
 	trans_set_rip(t, trans_rip(t, s->insn));
 	emit_mov_imm(e, T1, s->how);

@@ -47,7 +47,7 @@ void trans_push(struct trans *t, unsigned i)
 	const struct insn *in = &t->insn[i];
 	trans_clobber(t, t->live[i]);
 	if (in->mem) {
-		uint32_t how = how_of(t->width, ACC_R);
+		uint32_t how = how_operand(in, t->width, ACC_R);
 		trans_linear(t, i, how);
 		trans_access(t, i, how, op_load_value);
 	}
@@ -90,7 +90,7 @@ void trans_pop(struct trans *t, unsigned i)
 	}
 	trans_access(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, op_load_value);
 	/* The address is computed with the stack pointer as it is after the pop. */
-	uint32_t how = how_of(t->width, ACC_W);
+	uint32_t how = how_operand(in, t->width, ACC_W);
 	if (in->base == 4)
 		in->disp += t->width;
 	trans_linear(t, i, how);
@@ -160,7 +160,7 @@ static void op_moffs(struct trans *t, unsigned i)
 void trans_moffs(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
-	uint32_t how = how_of(in->opsize, in->mem_acc);
+	uint32_t how = how_operand(in, in->opsize, in->mem_acc);
 	trans_clobber(t, t->live[i]);
 	emit_mov_imm(&t->e, T0, in->addrsize == 8 ? (uint64_t)in->disp : (uint32_t)in->disp);
 	trans_segment(t, i, in->seg, how);
@@ -218,7 +218,7 @@ void trans_bt(struct trans *t, unsigned i)
 	const struct insn *in = &t->insn[i];
 	struct emit *e = &t->e;
 	unsigned log = in->opsize == 2 ? 4 : in->opsize == 4 ? 5 : 6;
-	uint32_t how = how_of(in->opsize, in->mem_acc) | (in->lock ? SOFT_HOW_LOCK : 0);
+	uint32_t how = how_operand(in, in->opsize, in->mem_acc);
 	trans_clobber(t, t->live[i]);
 	trans_offset_of(t, i, T0);
 	trans_get(t, T1, in->reg, 8);
@@ -259,7 +259,7 @@ void trans_mov_from_seg(struct trans *t, unsigned i)
 		set_sized(t, in->rm, T1, in->opsize);
 		return;
 	}
-	uint32_t how = how_of(2, ACC_W);
+	uint32_t how = how_operand(in, 2, ACC_W);
 	trans_clobber(t, t->live[i]);
 	trans_linear(t, i, how);
 	trans_access(t, i, how, op_store_selector);
@@ -288,8 +288,9 @@ void trans_xsave(struct trans *t, unsigned i)
 	unsigned size = t->mode & SOFT_MODE_AVX ? 832 : 576;
 	unsigned acc = t->insn[i].mem_acc & ACC_W ? ACC_RW : ACC_R;
 	trans_clobber(t, t->live[i]);
-	trans_linear(t, i, how_of(size, acc));
-	trans_access(t, i, how_of(size, acc), op_xsave);
+	uint32_t how = how_operand(&t->insn[i], size, acc);
+	trans_linear(t, i, how);
+	trans_access(t, i, how, op_xsave);
 }
 
 static void op_nothing(struct trans *t, unsigned i)
@@ -301,8 +302,9 @@ static void op_nothing(struct trans *t, unsigned i)
 void trans_clflush(struct trans *t, unsigned i)
 {
 	trans_clobber(t, t->live[i]);
-	trans_linear(t, i, how_of(1, ACC_R));
-	trans_access(t, i, how_of(1, ACC_R), op_nothing);
+	uint32_t how = how_operand(&t->insn[i], 1, ACC_R);
+	trans_linear(t, i, how);
+	trans_access(t, i, how, op_nothing);
 }
 
 /* ---- IF ---- */

@@ -275,9 +275,11 @@ static void emit_insn(struct trans *t, unsigned i)
 	switch (op) {
 	case OP_COPY:
 	case OP_SETCC:
+		trans_copy(t, i);
+		break;
 	case OP_MASKED_LOAD:
 	case OP_MASKED_STORE:
-		trans_copy(t, i);
+		trans_masked(t, i);
 		break;
 	case OP_NOP:
 		break;
@@ -338,9 +340,6 @@ static void emit_insn(struct trans *t, unsigned i)
 		break;
 	case OP_STI:
 		trans_sti(t, i);
-		break;
-	case OP_GATHER:
-		trans_raise(t, i, EXC_UD);
 		break;
 	default:
 		trans_helper(t, i, op);
