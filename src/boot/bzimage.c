@@ -3,10 +3,11 @@
  * bzimage.c - Linux's bzImage, by Documentation/arch/x86/boot.rst of the kernel tree.
  *
  * Three ways in, the first that the image allows:
- *  1. its compressed vmlinux is unpacked here, placed at its physical addresses and entered at startup_64. That leaves
- *     out the slowest part of a boot on a translating engine. It needs from us what the kernel's own decompressor sets
- *     up: a one-to-one map of kernel, boot_params, command line and initrd. The kernel then runs where it was linked,
- *     without KASLR, and the relocations behind its ELF image are not needed;
+ *  1. its compressed vmlinux is unpacked here, placed at its physical addresses and entered there, at startup_64 or
+ *     startup_32. That leaves out the slowest part of a boot on a translating engine. It needs from us what the kernel's
+ *     own decompressor sets up: for 64 bits a one-to-one map of kernel, boot_params, command line and initrd; for 32 bits
+ *     flat segments. The kernel then runs where it was linked, without KASLR, and the relocations behind its ELF image
+ *     are not needed;
  *  2. the guest's own decompressor, by the 64-bit protocol, when we can't unpack the format;
  *  3. the guest's own decompressor, by the 32-bit protocol, for a kernel without a 64-bit entry point.
  */
@@ -187,14 +188,19 @@ static int place_unpacked(struct boot *boot, const struct bzimage *bz, const str
 
 	if (rc)
 		return rc;
-	if (sum.bits != 64 || sum.start > UINT32_MAX || sum.entry < sum.start || sum.entry >= sum.end)
+	if (sum.start > UINT32_MAX || sum.entry < sum.start || sum.entry >= sum.end ||
+	    (sum.bits == 32 && sum.entry > UINT32_MAX))
 		return damaged(boot->image, err, "the kernel inside has no usable entry point");
 	rc = elf_place(boot, vmlinux, err);
 	if (!rc)
 		rc = place_rest(boot, bz, (uint32_t)sum.start, err);
-	if (!rc)
+	if (rc)
+		return rc;
+	if (sum.bits == 64)
 		entry_linux64(boot, sum.entry);
-	return rc;
+	else
+		entry_linux32(boot, (uint32_t)sum.entry);
+	return 0;
 }
 
 /* Way 1. What unpacks to more than guest memory can't be a kernel for it, so memory bounds what a payload may claim. */
@@ -235,9 +241,7 @@ static int bzimage_load(struct boot *boot, struct error *err)
 
 	if (rc)
 		return rc;
-	bool entry64 = bz.hdr.version >= PROTOCOL_XLOADFLAGS && bz.hdr.xloadflags & XLF_KERNEL_64;
-
-	if (entry64 && bz.payload && decompress_format(bz.payload, bz.payload_size))
+	if (bz.payload && decompress_format(bz.payload, bz.payload_size))
 		return load_unpacked(boot, &bz, err);
 	return load_packed(boot, &bz, err);
 }
