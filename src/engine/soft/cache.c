@@ -30,7 +30,7 @@ enum {
 	CODE_SIZE = 32 << 20,
 	CODE_SLACK = 64 << 10, /* what one block can take at most */
 	META_SIZE = 24 << 20,
-	HASH_BITS = 15,
+	HASH_BITS = 16,
 	MAX_BLOCKS = 1 << 18,
 	PAGE_HASH_BITS = 12,
 };
@@ -49,8 +49,8 @@ struct soft_cache {
 	size_t code_used;
 	uint8_t *meta;
 	size_t meta_used;
-	struct soft_block **order;      /* by address of code: for cache_find_pc */
-	_Atomic unsigned blocks;
+	struct soft_block **order; /* by address of code: for cache_find_pc */
+	_Atomic unsigned blocks, inserts;
 	_Atomic(struct soft_block *) hash[1 << HASH_BITS];
 	struct code_page *pages[1 << PAGE_HASH_BITS];
 	/* The meeting. */
@@ -84,7 +84,8 @@ int cache_create(struct soft_cache **out, struct soft_vm *vm, struct error *err)
 		goto fail;
 	cache->vm = vm;
 	cache->write_view = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	cache->exec_view = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	/* Below 4 GiB, so that the jump cache has room for its addresses. */
+	cache->exec_view = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_32BIT, fd, 0);
 	cache->meta = mmap(NULL, META_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	cache->order = mmap(NULL, MAX_BLOCKS * sizeof(*cache->order), PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -168,6 +169,7 @@ bool cache_room(struct soft_cache *cache, struct soft_room *room)
 	if (cache->code_used + CODE_SLACK > CODE_SIZE || cache->meta_used + CODE_SLACK > META_SIZE ||
 	    cache->blocks >= MAX_BLOCKS)
 		return false;
+	cache->meta_used = (cache->meta_used + 63) & ~(size_t)63;
 	room->block = cache_alloc(cache, sizeof(*room->block));
 	memset(room->block, 0, sizeof(*room->block));
 	room->code = cache->write_view + cache->code_used;
@@ -219,7 +221,7 @@ static void page_add(struct soft_cache *cache, uint64_t gpa, struct soft_block *
 	if (!page) {
 		page = cache_alloc(cache, sizeof(*page));
 		struct code_page **head = &cache->pages[gpa >> 12 & ((1 << PAGE_HASH_BITS) - 1)];
-		*page = (struct code_page){.gpa = gpa, .next = *head};
+		*page = (struct code_page){ .gpa = gpa, .next = *head };
 		*head = page;
 	}
 	block->page_next[which] = page->blocks;
@@ -234,6 +236,7 @@ void cache_insert(struct soft_cache *cache, struct soft_block *block, const uint
 		page_add(cache, block->gpa2, block, 1);
 	cache->order[cache->blocks] = block;
 	atomic_fetch_add(&cache->blocks, 1);
+	atomic_fetch_add(&cache->inserts, 1);
 	_Atomic(struct soft_block *) *head = &cache->hash[hash_of(block->gpa, block->rip, block->mode)];
 	atomic_store(&block->hash_next, atomic_load(head));
 	atomic_store_explicit(head, block, memory_order_release);
@@ -290,8 +293,8 @@ static void block_kill(struct soft_cache *cache, struct soft_block *block)
 		unlink_one(&block->link[i]);
 	for (unsigned i = 0; i < cache->vm->cpus; i++) {
 		struct soft_jc_entry *e = &cache->vm->cpu[i]->jc[soft_jc_index(block->rip)];
-		if (__atomic_load_n(&e->code, __ATOMIC_RELAXED) == block->code_mem)
-			__atomic_store_n(&e->mode, ~0ULL, __ATOMIC_RELEASE);
+		if (__atomic_load_n(&e->code, __ATOMIC_RELAXED) == (uint32_t)(uintptr_t)block->code_mem)
+			__atomic_store_n(&e->mode, SOFT_JC_EMPTY, __ATOMIC_RELEASE);
 	}
 }
 
@@ -358,7 +361,7 @@ static void flush_all(struct soft_cache *cache)
 		atomic_store_explicit(&cache->hash[i], NULL, memory_order_relaxed);
 	for (unsigned i = 0; i < vm->cpus; i++) {
 		for (unsigned j = 0; j < SOFT_JC_SIZE; j++)
-			vm->cpu[i]->jc[j].mode = ~0ULL;
+			vm->cpu[i]->jc[j].mode = SOFT_JC_EMPTY;
 		vm->cpu[i]->exit_link = NULL;
 	}
 	cache->code_used = cache->meta_used = 0;
@@ -403,6 +406,11 @@ void cache_leave(struct soft_cache *cache)
 	cache_lock(cache);
 	atomic_fetch_sub(&cache->running, 1);
 	cache_unlock(cache);
+}
+
+unsigned cache_inserts(const struct soft_cache *cache)
+{
+	return atomic_load_explicit(&cache->inserts, memory_order_acquire);
 }
 
 size_t cache_used(const struct soft_cache *cache)

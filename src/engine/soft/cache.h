@@ -25,14 +25,14 @@ struct soft_block;
 
 /* A direct exit of a block. */
 struct soft_link {
-	uint64_t rip;               /* where it goes */
-	uint8_t *patch;             /* the rel32, in the writable view */
-	uint8_t *stub;              /* where it points while unlinked */
-	uint8_t *key;               /* another page: the imm64 of its instruction-TLB check, else NULL */
+	uint64_t rip;   /* where it goes */
+	uint8_t *patch; /* the rel32, in the writable view */
+	uint8_t *stub;  /* where it points while unlinked */
+	uint8_t *key;   /* another page: the imm64 of its instruction-TLB check, else NULL */
 	struct soft_block *from;
-	struct soft_block *to;      /* NULL while unlinked */
+	struct soft_block *to;          /* NULL while unlinked */
 	struct soft_link *next, **prev; /* the list of links into `to` */
-	bool flags_mem;             /* arrives with the flags in memory */
+	bool flags_mem;                 /* arrives with the flags in memory */
 };
 
 enum { SOFT_BLOCK_INSNS = 64, SOFT_BLOCK_LINKS = 2 };
@@ -47,20 +47,23 @@ struct soft_map {
 enum { SOFT_MAP_XSAVE = 1 /* rax and rdx are in scratch[0] and [1] */ };
 
 struct soft_block {
-	uint64_t gpa, rip;
+	/* What cache_find looks at, in one cache line. */
+	_Alignas(64) uint64_t gpa;
+	uint64_t rip;
+	_Atomic(struct soft_block *) hash_next;
 	uint32_t mode;
 	bool dead;
-	uint16_t lo, hi;            /* bytes of the first page that it depends on: [lo, hi) */
-	uint64_t gpa2;              /* the second page's address when it crosses, else 0 */
-	uint16_t hi2;               /* bytes of the second page: [0, hi2) */
-	uint8_t *code;              /* executable view: entry with the flags in the host's */
-	uint8_t *code_mem;          /* ... with the flags in memory */
-	uint8_t *start, *end;       /* all of its code, executable view */
+
+	uint16_t lo, hi;      /* bytes of the first page that it depends on: [lo, hi) */
+	uint64_t gpa2;        /* the second page's address when it crosses, else 0 */
+	uint16_t hi2;         /* bytes of the second page: [0, hi2) */
+	uint8_t *code;        /* executable view: entry with the flags in the host's */
+	uint8_t *code_mem;    /* ... with the flags in memory */
+	uint8_t *start, *end; /* all of its code, executable view */
 	struct soft_map *map;
 	unsigned maps;
 	struct soft_link link[SOFT_BLOCK_LINKS];
-	struct soft_link *in;       /* links into this block */
-	_Atomic(struct soft_block *) hash_next;
+	struct soft_link *in;            /* links into this block */
 	struct soft_block *page_next[2]; /* the lists of its pages */
 };
 
@@ -79,9 +82,12 @@ struct soft_block *cache_find(struct soft_cache *cache, uint64_t gpa, uint64_t r
 /* The block whose code holds the executable address pc, or NULL. Async-signal-safe against the calling vCPU. */
 struct soft_block *cache_find_pc(struct soft_cache *cache, const uint8_t *pc);
 
+/* How often cache_insert was called: unchanged, a look-up that found nothing still would not. */
+unsigned cache_inserts(const struct soft_cache *cache);
+
 /* With the lock: room for a block being made. Returns false when the cache is full: cache_want_flush, then park. */
 struct soft_room {
-	uint8_t *code;        /* writable view */
+	uint8_t *code; /* writable view */
 	intptr_t to_exec;
 	struct soft_block *block;
 };

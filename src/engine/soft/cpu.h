@@ -65,7 +65,7 @@ enum { SOFT_MMU_USER, SOFT_MMU_KERNEL, SOFT_MMU_KERNEL_AC /* SMAP open, or no SM
 /* The instruction TLB: one 64-bit word an entry so that a cross-page link verifies with one compare.
  * (linear page number, 36 bits << 28) | physical page number; ~0 when empty. It has two halves, for CPL < 3 and for
  * CPL 3, since what one may run the other may not: cpu->itlb_of[cpl == 3][soft_itlb_index(lin)]. */
-#define SOFT_ITLB_SIZE 256u
+#define SOFT_ITLB_SIZE 1024u
 #define SOFT_ITLB_KEY(lin, gpa) ((((lin) >> 12) << 28) | ((gpa) >> 12))
 static inline unsigned soft_itlb_index(uint64_t linear)
 {
@@ -73,17 +73,20 @@ static inline unsigned soft_itlb_index(uint64_t linear)
 }
 
 /* The jump cache: guest-linear RIP and mode to host code (its entry with flags in memory). Index: soft_jc_index. */
-#define SOFT_JC_BITS 11
+#define SOFT_JC_BITS 13
+#define SOFT_JC_LOCAL 512u
 #define SOFT_JC_SIZE (1u << SOFT_JC_BITS)
 struct soft_jc_entry {
 	uint64_t rip;
-	uint64_t mode; /* ~0 when empty */
-	const void *code;
-	uint64_t pad;
+	uint32_t mode; /* SOFT_JC_EMPTY when empty */
+	uint32_t code; /* the executable view lies below 4 GiB */
 };
+#define SOFT_JC_EMPTY 0xffffffffu
+/* Functions begin at multiples of 16, so the low bits alone would use a sixteenth of the entries. */
+#define SOFT_JC_SHIFT 7
 static inline unsigned soft_jc_index(uint64_t rip)
 {
-	return rip & (SOFT_JC_SIZE - 1);
+	return (unsigned)(rip ^ rip >> SOFT_JC_SHIFT) & (SOFT_JC_SIZE - 1);
 }
 /* The bit of cpu->jc_pages (64 words) to set for each page that an entry is made for; a flush of that page looks there. */
 static inline unsigned soft_jc_page_bit(uint64_t rip)
@@ -206,6 +209,10 @@ struct soft_cpu {
 	uint8_t itlb_flags[2][SOFT_ITLB_SIZE];
 	uint64_t large_areas[16], huge_areas;
 	uint64_t jc_pages[64]; /* filter: bit hash of linear pages that have jump-cache entries */
+	/* The entries of pages that are not global, which a change of address space drops; more than there is room for:
+	 * it drops all. */
+	uint16_t jc_local[SOFT_JC_LOCAL];
+	unsigned jc_locals;
 	struct {
 		bool pending;  /* an exception to deliver before the next instruction */
 		bool has_error;

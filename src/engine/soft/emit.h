@@ -12,18 +12,40 @@
 #include <stdint.h>
 
 struct emit {
-	uint8_t *p;      /* where the next byte goes, in the writable view */
+	uint8_t *p;       /* where the next byte goes, in the writable view */
 	intptr_t to_exec; /* what to add to get its address in the executable view */
 };
 
 enum {
-	HOST_RAX, HOST_RCX, HOST_RDX, HOST_RBX, HOST_RSP, HOST_RBP, HOST_RSI, HOST_RDI,
-	HOST_R8, HOST_R9, HOST_R10, HOST_R11, HOST_R12, HOST_R13, HOST_R14, HOST_R15,
+	HOST_RAX,
+	HOST_RCX,
+	HOST_RDX,
+	HOST_RBX,
+	HOST_RSP,
+	HOST_RBP,
+	HOST_RSI,
+	HOST_RDI,
+	HOST_R8,
+	HOST_R9,
+	HOST_R10,
+	HOST_R11,
+	HOST_R12,
+	HOST_R13,
+	HOST_R14,
+	HOST_R15,
 };
 
 /* The opcode of "op r, r/m" forms. */
-enum { EMIT_ADD = 0x03, EMIT_OR = 0x0b, EMIT_AND = 0x23, EMIT_SUB = 0x2b, EMIT_XOR = 0x33, EMIT_CMP = 0x3b,
-	EMIT_MOV_LOAD = 0x8b, EMIT_MOV_STORE = 0x89 };
+enum {
+	EMIT_ADD = 0x03,
+	EMIT_OR = 0x0b,
+	EMIT_AND = 0x23,
+	EMIT_SUB = 0x2b,
+	EMIT_XOR = 0x33,
+	EMIT_CMP = 0x3b,
+	EMIT_MOV_LOAD = 0x8b,
+	EMIT_MOV_STORE = 0x89
+};
 
 /* Condition codes of Jcc. */
 enum { CC_B = 2, CC_Z = 4, CC_NZ = 5, CC_BE = 6, CC_A = 7 };
@@ -35,7 +57,7 @@ static inline void emit8(struct emit *e, unsigned v)
 
 static inline void emit16(struct emit *e, unsigned v)
 {
-	__builtin_memcpy(e->p, &(uint16_t){(uint16_t)v}, 2);
+	__builtin_memcpy(e->p, &(uint16_t){ (uint16_t)v }, 2);
 	e->p += 2;
 }
 
@@ -268,7 +290,7 @@ static inline void emit_jmp_to(struct emit *e, const uint8_t *target)
 	emit_patch(emit_jmp(e, false), target);
 }
 
-/* call gs:[offset] and jmp gs:[offset] */
+/* call gs:[offset] */
 static inline void emit_call_gs(struct emit *e, uint32_t offset)
 {
 	emit8(e, 0x65);
@@ -277,22 +299,19 @@ static inline void emit_call_gs(struct emit *e, uint32_t offset)
 	emit32(e, offset);
 }
 
-/* jmp gs:[index + offset] */
-static inline void emit_jmp_gs_index(struct emit *e, unsigned index, uint32_t offset)
+static inline void emit_jmp_reg(struct emit *e, unsigned reg)
 {
-	emit8(e, 0x65);
-	emit_rex(e, 0, 0, 0, index);
+	emit_rex(e, 0, 0, 0, reg);
 	emit8(e, 0xff);
-	emit_modrm(e, 2, 4, index);
-	emit32(e, offset);
+	emit_modrm(e, 3, 4, reg);
 }
 
 /* Flags to memory and back, through `tmp` for rax. The format is struct soft_cpu.flags'. */
 static inline void emit_save_flags(struct emit *e, unsigned tmp, uint32_t offset)
 {
 	emit_mov(e, 8, tmp, HOST_RAX);
-	emit8(e, 0x9f); /* lahf */
-	emit16(e, 0x900f), emit8(e, 0xc0); /* seto al */
+	emit8(e, 0x9f);                                                                       /* lahf */
+	emit16(e, 0x900f), emit8(e, 0xc0);                                                    /* seto al */
 	emit8(e, 0x65), emit8(e, 0x66), emit16(e, 0x0489), emit8(e, 0x25), emit32(e, offset); /* mov gs:[], ax */
 	emit_mov(e, 8, HOST_RAX, tmp);
 }

@@ -363,7 +363,7 @@ static void test_jump_cache_flush(void **state)
 	soft_tlb_flush_page(cpu, LINEAR + 0x1000);
 	assert_int_equal(cpu->jc[7].mode, 1);
 	soft_tlb_flush_page(cpu, LINEAR);
-	assert_int_equal(cpu->jc[7].mode, ~0ull);
+	assert_int_equal(cpu->jc[7].mode, SOFT_JC_EMPTY);
 	assert_int_equal(cpu->jc_pages[bit / 64], 0);
 }
 

@@ -82,7 +82,8 @@ static void trace_exec(struct soft_cpu *cpu)
 {
 	soft_heavy_begin(cpu);
 	FILE *f = cpu->vm->trace_file;
-	fprintf(f, "exec %u: rip %016lx mode %05x rax %lx rcx %lx rdx %lx rbx %lx rsp %lx rbp %lx rsi %lx rdi %lx r8 %lx"
+	fprintf(f,
+		"exec %u: rip %016lx mode %05x rax %lx rcx %lx rdx %lx rbx %lx rsp %lx rbp %lx rsi %lx rdi %lx r8 %lx"
 		" r9 %lx r10 %lx r11 %lx r12 %lx r13 %lx r14 %lx r15 %lx fl %04x\n",
 		cpu->index, cpu->rip, cpu->mode, cpu->gpr[0], cpu->gpr[1], cpu->gpr[2], cpu->gpr[3], cpu->gpr[4],
 		cpu->gpr[5], cpu->gpr[6], cpu->gpr[7], cpu->gpr[8], cpu->gpr[9], cpu->gpr[10], cpu->gpr[11],
@@ -160,8 +161,8 @@ static void trace_block(struct soft_cpu *cpu, const struct soft_block *b)
 	}
 }
 
-/* Makes the block for the current RIP. NULL: exception set, or try again. */
-static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa)
+/* Makes the block for the current RIP, which was not there when `inserts` were. NULL: exception set, or try again. */
+static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa, unsigned inserts)
 {
 	struct soft_cache *cache = cpu->vm->cache;
 	uint64_t linear = cpu->rip + ((cpu->mode & SOFT_MODE_FLAT) ? 0 : cpu->seg[ENGINE_CS].base);
@@ -171,7 +172,7 @@ static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa)
 	for (int tries = 0; tries < 2; tries++) {
 		soft_heavy_begin(cpu);
 		cache_lock(cache);
-		block = cache_find(cache, gpa, cpu->rip, cpu->mode);
+		block = cache_inserts(cache) == inserts ? NULL : cache_find(cache, gpa, cpu->rip, cpu->mode);
 		if (!block) {
 			cache_watch_page(cache, gpa);
 			if (gpa2 != ~0ULL)
@@ -220,13 +221,19 @@ static bool second_page_ok(struct soft_cpu *cpu, struct soft_block *block)
 static void fill_jump_cache(struct soft_cpu *cpu, struct soft_block *block)
 {
 	struct soft_jc_entry *e = &cpu->jc[soft_jc_index(block->rip)];
-	unsigned bit = soft_jc_page_bit(block->rip);
+	unsigned bit = soft_jc_page_bit(block->rip), user = (cpu->mode & SOFT_MODE_CPL) == 3;
+	if (!(cpu->itlb_flags[user][soft_itlb_index(block->rip)] & SOFT_TLB_GLOBAL)) {
+		if (cpu->jc_locals < SOFT_JC_LOCAL)
+			cpu->jc_local[cpu->jc_locals] = (uint16_t)soft_jc_index(block->rip);
+		if (cpu->jc_locals <= SOFT_JC_LOCAL)
+			cpu->jc_locals++;
+	}
 	e->rip = block->rip;
-	e->code = block->code_mem;
+	e->code = (uint32_t)(uintptr_t)block->code_mem;
 	__atomic_store_n(&e->mode, block->mode, __ATOMIC_SEQ_CST);
 	cpu->jc_pages[bit / 64] |= 1ULL << (bit % 64);
 	if (block->dead)
-		e->mode = ~0ULL;
+		e->mode = SOFT_JC_EMPTY;
 }
 
 static void kill_vm(struct soft_cpu *cpu, const char *what)
@@ -253,9 +260,10 @@ static struct soft_block *find_block(struct soft_cpu *cpu)
 		kill_vm(cpu, "the guest runs code outside of its memory");
 		return NULL;
 	}
+	unsigned inserts = cache_inserts(cpu->vm->cache);
 	struct soft_block *block = cache_find(cpu->vm->cache, gpa, cpu->rip, cpu->mode);
 	if (!block)
-		block = make_block(cpu, gpa);
+		block = make_block(cpu, gpa, inserts);
 	if (block && block->gpa2 && !second_page_ok(cpu, block))
 		return NULL;
 	return block;
@@ -285,7 +293,7 @@ const void *soft_next(struct soft_cpu *cpu)
 		}
 		struct soft_jc_entry *e = &cpu->jc[soft_jc_index(cpu->rip)];
 		if (e->rip == cpu->rip && e->mode == cpu->mode && !cpu->exit_link && !cpu->recheck)
-			return e->code; /* only flat modes are ever entered */
+			return (const void *)(uintptr_t)e->code; /* only flat modes are ever entered */
 		cpu->recheck = 0;
 		struct soft_block *block = find_block(cpu);
 		if (!block)
@@ -316,8 +324,8 @@ const void *soft_next(struct soft_cpu *cpu)
 
 static void take_registers(struct soft_cpu *cpu, const greg_t *g)
 {
-	static const uint8_t reg[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_R15, REG_RBP, REG_RSI, REG_RDI,
-					REG_R8,  REG_R9,  0,       0,       REG_R12, REG_R13, REG_R14, 0};
+	static const uint8_t reg[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_R15, REG_RBP, REG_RSI, REG_RDI,
+					 REG_R8,  REG_R9,  0,       0,       REG_R12, REG_R13, REG_R14, 0 };
 	for (unsigned i = 0; i < 16; i++) {
 		if (reg[i])
 			cpu->gpr[i] = (uint64_t)g[reg[i]];
@@ -368,7 +376,7 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 	int vector = vector_of(signal, g);
 	if (!m || vector < 0) {
 		/* Not ours: let it happen again, undisturbed. */
-		struct sigaction dfl = {.sa_handler = SIG_DFL};
+		struct sigaction dfl = { .sa_handler = SIG_DFL };
 		sigaction(signal, &dfl, NULL);
 		(void)info;
 		return;
@@ -390,9 +398,9 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 
 int soft_signals_init(struct error *err)
 {
-	struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+	struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
 	sigemptyset(&sa.sa_mask);
-	static const int signals[] = {SIGFPE, SIGILL, SIGSEGV, SIGBUS};
+	static const int signals[] = { SIGFPE, SIGILL, SIGSEGV, SIGBUS };
 	for (unsigned i = 0; i < sizeof(signals) / sizeof(*signals); i++) {
 		if (sigaction(signals[i], &sa, NULL) < 0)
 			return error_errno(err, -errno, "can't install the handler of signal %d", signals[i]);
@@ -405,7 +413,7 @@ int soft_signals_init(struct error *err)
 void soft_run(struct soft_cpu *cpu, struct engine_run *run)
 {
 	char alt[16 << 10];
-	stack_t stack = {.ss_sp = alt, .ss_size = sizeof(alt)}, old;
+	stack_t stack = { .ss_sp = alt, .ss_size = sizeof(alt) }, old;
 	uint64_t old_gs;
 	unsigned mxcsr, fpucw = 0;
 

@@ -32,7 +32,8 @@ static int soft_probe(char *text, size_t size)
 {
 	unsigned a, b, c, d;
 	if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE)) {
-		snprintf(text, size, "needs RDGSBASE in user mode, which this kernel does not allow (Linux 5.9 and later do)");
+		snprintf(text, size,
+			 "needs RDGSBASE in user mode, which this kernel does not allow (Linux 5.9 and later do)");
 		return -ENOTSUP;
 	}
 	__cpuid(1, a, b, c, d);
@@ -66,8 +67,8 @@ static void soft_cpuid_filter(uint32_t leaf, uint32_t subleaf, struct engine_cpu
 	case 7:
 		if (subleaf == 0) {
 			/* Keep BMI1, AVX2, SMEP, BMI2, ERMS, FSGSBASE, TSC_ADJUST, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA, FDP */
-			r->ebx &= 1u << 0 | 1u << 1 | 1u << 3 | 1u << 5 | 1u << 6 | 1u << 7 | 1u << 8 | 1u << 9 | 1u << 13 |
-				  1u << 18 | 1u << 19 | 1u << 20 | 1u << 23 | 1u << 24 | 1u << 29;
+			r->ebx &= 1u << 0 | 1u << 1 | 1u << 3 | 1u << 5 | 1u << 6 | 1u << 7 | 1u << 8 | 1u << 9 |
+				  1u << 13 | 1u << 18 | 1u << 19 | 1u << 20 | 1u << 23 | 1u << 24 | 1u << 29;
 			/* UMIP, GFNI, VAES, VPCLMULQDQ, RDPID */
 			r->ecx &= 1u << 2 | 1u << 8 | 1u << 9 | 1u << 10 | 1u << 22;
 			r->edx &= 1u << 4; /* FSRM */
@@ -75,7 +76,7 @@ static void soft_cpuid_filter(uint32_t leaf, uint32_t subleaf, struct engine_cpu
 			r->eax &= 1u << 4; /* AVX-VNNI */
 			r->ebx = r->ecx = r->edx = 0;
 		} else {
-			*r = (struct engine_cpuid){0};
+			*r = (struct engine_cpuid){ 0 };
 		}
 		break;
 	case 0xd: /* x87, SSE, AVX; XSAVEC and XGETBV(1) but no XSAVEOPT (it tracks host addresses) nor XSAVES */
@@ -87,12 +88,13 @@ static void soft_cpuid_filter(uint32_t leaf, uint32_t subleaf, struct engine_cpu
 			r->eax &= 1u << 1 | 1u << 2;
 			r->ecx = r->edx = 0;
 		} else if (subleaf != 2) {
-			*r = (struct engine_cpuid){0};
+			*r = (struct engine_cpuid){ 0 };
 		}
 		break;
 	case 0x80000001: /* SVM, EXTAPIC, XOP, LWP, FMA4, TBM, PERFCTR, MWAITX, IBS, SKINIT, WDT, OSVW; 3DNow! */
-		clear_bits(&r->ecx, 1u << 2 | 1u << 3 | 1u << 9 | 1u << 10 | 1u << 11 | 1u << 12 | 1u << 13 | 1u << 15 | 1u << 16 |
-					1u << 17 | 1u << 19 | 1u << 21 | 1u << 23 | 1u << 24 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 29);
+		clear_bits(&r->ecx, 1u << 2 | 1u << 3 | 1u << 9 | 1u << 10 | 1u << 11 | 1u << 12 | 1u << 13 | 1u << 15 |
+					1u << 16 | 1u << 17 | 1u << 19 | 1u << 21 | 1u << 23 | 1u << 24 | 1u << 26 |
+					1u << 27 | 1u << 28 | 1u << 29);
 		clear_bits(&r->edx, 1u << 25 | 1u << 30 | 1u << 31);
 		break;
 	case 0x80000008: /* CLZERO, RDPRU, WBNOINVD and what follows; keep XSAVEERPTR */
@@ -122,7 +124,7 @@ static uint64_t measure_tsc_khz(void)
 	uint64_t best = 0, best_error = ~0ULL;
 	for (int i = 0; i < 3; i++) {
 		uint64_t n0 = now_ns(), t0 = __rdtsc(), n0b = now_ns();
-		struct timespec wait = {.tv_nsec = 4000000};
+		struct timespec wait = { .tv_nsec = 4000000 };
 		nanosleep(&wait, NULL);
 		uint64_t n1 = now_ns(), t1 = __rdtsc(), n1b = now_ns();
 		uint64_t error = (n0b - n0) + (n1b - n1);
@@ -161,7 +163,8 @@ static int check_options(const char *options, struct error *err)
 	while (p && *p) {
 		size_t n = strcspn(p, ",");
 		if (n != strlen("one-insn") || strncmp(p, "one-insn", n))
-			return error_set(err, -EINVAL, "unknown option '%.*s' of the soft engine (it has: one-insn)", (int)n, p);
+			return error_set(err, -EINVAL, "unknown option '%.*s' of the soft engine (it has: one-insn)",
+					 (int)n, p);
 		p += n + (p[n] == ',');
 	}
 	return 0;
@@ -379,20 +382,20 @@ static uint64_t soft_vm_tsc_khz(struct engine_vm *vm)
 }
 
 const struct engine_ops engine_soft = {
-    .name = "soft",
-    .summary = "full virtualization by binary translation; needs nothing of the host",
-    .probe = soft_probe,
-    .cpuid_filter = soft_cpuid_filter,
-    .vm_create = soft_vm_create,
-    .vm_destroy = soft_vm_destroy,
-    .vm_map = soft_vm_map,
-    .vm_written = soft_vm_written,
-    .vcpu_create = soft_vcpu_create,
-    .vcpu_destroy = soft_vcpu_destroy,
-    .vcpu_get_state = soft_vcpu_get_state,
-    .vcpu_set_state = soft_vcpu_set_state,
-    .vcpu_run = soft_vcpu_run,
-    .vcpu_kick = soft_vcpu_kick,
-    .vm_tsc = soft_vm_tsc,
-    .vm_tsc_khz = soft_vm_tsc_khz,
+	.name = "soft",
+	.summary = "full virtualization by binary translation; needs nothing of the host",
+	.probe = soft_probe,
+	.cpuid_filter = soft_cpuid_filter,
+	.vm_create = soft_vm_create,
+	.vm_destroy = soft_vm_destroy,
+	.vm_map = soft_vm_map,
+	.vm_written = soft_vm_written,
+	.vcpu_create = soft_vcpu_create,
+	.vcpu_destroy = soft_vcpu_destroy,
+	.vcpu_get_state = soft_vcpu_get_state,
+	.vcpu_set_state = soft_vcpu_set_state,
+	.vcpu_run = soft_vcpu_run,
+	.vcpu_kick = soft_vcpu_kick,
+	.vm_tsc = soft_vm_tsc,
+	.vm_tsc_khz = soft_vm_tsc_khz,
 };

@@ -15,24 +15,24 @@
 
 #define GPR(n) (offsetof(struct soft_cpu, gpr) + 8 * (n))
 
-#define OPERANDS \
+#define OPERANDS                                                                                                    \
 	[g0] "i"(GPR(0)), [g1] "i"(GPR(1)), [g2] "i"(GPR(2)), [g3] "i"(GPR(3)), [g4] "i"(GPR(4)), [g5] "i"(GPR(5)), \
-	[g6] "i"(GPR(6)), [g7] "i"(GPR(7)), [g8] "i"(GPR(8)), [g9] "i"(GPR(9)), [g12] "i"(GPR(12)), [g13] "i"(GPR(13)), \
-	[g14] "i"(GPR(14)), [rip] "i"(offsetof(struct soft_cpu, rip)), [flags] "i"(offsetof(struct soft_cpu, flags)), \
-	[self] "i"(offsetof(struct soft_cpu, self)), [hrsp] "i"(offsetof(struct soft_cpu, host_rsp)), \
-	[link] "i"(offsetof(struct soft_cpu, exit_link))
+	    [g6] "i"(GPR(6)), [g7] "i"(GPR(7)), [g8] "i"(GPR(8)), [g9] "i"(GPR(9)), [g12] "i"(GPR(12)),             \
+	    [g13] "i"(GPR(13)), [g14] "i"(GPR(14)), [rip] "i"(offsetof(struct soft_cpu, rip)),                      \
+	    [flags] "i"(offsetof(struct soft_cpu, flags)), [self] "i"(offsetof(struct soft_cpu, self)),             \
+	    [hrsp] "i"(offsetof(struct soft_cpu, host_rsp)), [link] "i"(offsetof(struct soft_cpu, exit_link))
 
 /* Guest registers to memory; all but r10, r11, which are scratch. */
-#define SAVE_CALLEE \
+#define SAVE_CALLEE                                                                  \
 	"mov %%rbx, %%gs:%c[g3]\n mov %%r15, %%gs:%c[g4]\n mov %%rbp, %%gs:%c[g5]\n" \
 	"mov %%r12, %%gs:%c[g12]\n mov %%r13, %%gs:%c[g13]\n mov %%r14, %%gs:%c[g14]\n"
-#define SAVE_CALLER \
+#define SAVE_CALLER                                                                                           \
 	"mov %%rax, %%gs:%c[g0]\n mov %%rcx, %%gs:%c[g1]\n mov %%rdx, %%gs:%c[g2]\n mov %%rsi, %%gs:%c[g6]\n" \
 	"mov %%rdi, %%gs:%c[g7]\n mov %%r8, %%gs:%c[g8]\n mov %%r9, %%gs:%c[g9]\n"
-#define LOAD_CALLEE \
+#define LOAD_CALLEE                                                                  \
 	"mov %%gs:%c[g3], %%rbx\n mov %%gs:%c[g4], %%r15\n mov %%gs:%c[g5], %%rbp\n" \
 	"mov %%gs:%c[g12], %%r12\n mov %%gs:%c[g13], %%r13\n mov %%gs:%c[g14], %%r14\n"
-#define LOAD_CALLER \
+#define LOAD_CALLER                                                                                           \
 	"mov %%gs:%c[g0], %%rax\n mov %%gs:%c[g1], %%rcx\n mov %%gs:%c[g2], %%rdx\n mov %%gs:%c[g6], %%rsi\n" \
 	"mov %%gs:%c[g7], %%rdi\n mov %%gs:%c[g8], %%r8\n mov %%gs:%c[g9], %%r9\n"
 /* Arithmetic flags to memory, by way of r10. */
@@ -63,21 +63,22 @@ __attribute__((naked)) void soft_exit_regs(void)
 static __attribute__((naked, used)) void thunk_mem(void)
 {
 	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "mov %%gs:%c[self], %%rdi\n mov %%r10, %%rsi\n mov %%r11d, %%edx\n"
-			 "sub $8, %%rsp\n call soft_mem_miss\n add $8, %%rsp\n"
-			 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
+						 "sub $8, %%rsp\n call soft_mem_miss\n add $8, %%rsp\n"
+						 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_linear(void)
 {
 	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "mov %%gs:%c[self], %%rdi\n mov %%r10, %%rsi\n mov %%r11d, %%edx\n"
-			 "sub $8, %%rsp\n call soft_linear_of\n add $8, %%rsp\n"
-			 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
+						 "sub $8, %%rsp\n call soft_linear_of\n add $8, %%rsp\n"
+						 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
 }
 
 /* The flags are the instruction's result and must survive: both in memory and in the host's. */
 static __attribute__((naked, used)) void thunk_commit(void)
 {
-	__asm__ volatile(SAVE_FLAGS SAVE_CALLEE SAVE_CALLER "mov %%gs:%c[self], %%rdi\n"
+	__asm__ volatile(SAVE_FLAGS SAVE_CALLEE SAVE_CALLER
+			 "mov %%gs:%c[self], %%rdi\n"
 			 "sub $8, %%rsp\n call soft_mem_commit\n add $8, %%rsp\n"
 			 "test %%al, %%al\n jnz soft_dispatch\n"
 			 "movzwl %%gs:%c[flags], %%eax\n add $0x7f, %%al\n sahf\n" LOAD_CALLER "ret\n" ::OPERANDS);
@@ -86,27 +87,30 @@ static __attribute__((naked, used)) void thunk_commit(void)
 static __attribute__((naked, used)) void thunk_commit_mem(void)
 {
 	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "mov %%gs:%c[self], %%rdi\n"
-			 "sub $8, %%rsp\n call soft_mem_commit\n add $8, %%rsp\n"
-			 "test %%al, %%al\n jnz soft_dispatch\n" LOAD_CALLER "ret\n" ::OPERANDS);
+						 "sub $8, %%rsp\n call soft_mem_commit\n add $8, %%rsp\n"
+						 "test %%al, %%al\n jnz soft_dispatch\n" LOAD_CALLER
+						 "ret\n" ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_helper(void)
 {
-	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "mov %%gs:%c[self], %%rdi\n mov %%r11, %%rsi\n mov %%r10, %%rdx\n"
+	__asm__ volatile(SAVE_CALLEE SAVE_CALLER
+			 "mov %%gs:%c[self], %%rdi\n mov %%r11, %%rsi\n mov %%r10, %%rdx\n"
 			 "sub $8, %%rsp\n call soft_call_helper\n add $8, %%rsp\n" LOAD_CALLEE LOAD_CALLER
 			 "ret\n" ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_helper_end(void)
 {
-	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "mov %%gs:%c[self], %%rdi\n mov %%r11, %%rsi\n mov %%r10, %%rdx\n"
+	__asm__ volatile(SAVE_CALLEE SAVE_CALLER
+			 "mov %%gs:%c[self], %%rdi\n mov %%r11, %%rsi\n mov %%r10, %%rdx\n"
 			 "sub $8, %%rsp\n call soft_call_helper\n jmp soft_dispatch\n" ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_link(void)
 {
 	__asm__ volatile(SAVE_FLAGS "pop %%r10\n mov (%%r10), %%r10\n mov %%r10, %%gs:%c[link]\n"
-			 "mov (%%r10), %%r10\n mov %%r10, %%gs:%c[rip]\n jmp soft_exit_regs\n" ::OPERANDS);
+				    "mov (%%r10), %%r10\n mov %%r10, %%gs:%c[rip]\n jmp soft_exit_regs\n" ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_link_mem(void)

@@ -23,6 +23,7 @@ static void jc_clear(struct soft_cpu *cpu)
 {
 	uint64_t any = 0;
 
+	cpu->jc_locals = 0;
 	for (unsigned i = 0; i < 64; i++) {
 		any |= cpu->jc_pages[i];
 		cpu->jc_pages[i] = 0;
@@ -30,7 +31,18 @@ static void jc_clear(struct soft_cpu *cpu)
 	if (!any)
 		return;
 	for (unsigned i = 0; i < SOFT_JC_SIZE; i++)
-		__atomic_store_n(&cpu->jc[i].mode, ~0ull, __ATOMIC_RELAXED);
+		__atomic_store_n(&cpu->jc[i].mode, SOFT_JC_EMPTY, __ATOMIC_RELAXED);
+}
+
+static void jc_clear_local(struct soft_cpu *cpu)
+{
+	if (cpu->jc_locals > SOFT_JC_LOCAL) {
+		jc_clear(cpu);
+		return;
+	}
+	for (unsigned i = 0; i < cpu->jc_locals; i++)
+		__atomic_store_n(&cpu->jc[cpu->jc_local[i]].mode, SOFT_JC_EMPTY, __ATOMIC_RELAXED);
+	cpu->jc_locals = 0;
 }
 
 static void forget_large(struct soft_cpu *cpu)
@@ -118,8 +130,11 @@ void soft_tlb_flush(struct soft_cpu *cpu, bool global_too)
 		flush_exec(cpu, 0, global);
 		flush_exec(cpu, 1, global);
 	}
-	if (global_too)
-		forget_large(cpu);
+	if (!global_too) {
+		jc_clear_local(cpu);
+		return;
+	}
+	forget_large(cpu);
 	jc_clear(cpu);
 }
 

@@ -25,9 +25,9 @@ typedef void trans_op(struct trans *t, unsigned i);
 
 /* The out-of-line part of a memory access. */
 struct trans_stub {
-	uint8_t *branch;       /* the rel32 of the check's branch */
-	uint8_t *resume;       /* where the op starts */
-	uint8_t *after;        /* where the instruction goes on after the op */
+	uint8_t *branch; /* the rel32 of the check's branch */
+	uint8_t *resume; /* where the op starts */
+	uint8_t *after;  /* where the instruction goes on after the op */
 	trans_op *op;
 	uint32_t how;
 	unsigned insn;
@@ -38,13 +38,16 @@ struct trans_stub {
 /* An exit that waits to be emitted out of line: a conditional branch's taken side, or a kick's. */
 struct trans_exit {
 	uint8_t *branch;
-	unsigned link;         /* index into block->link, or EXIT_* */
+	unsigned link; /* index into block->link, or EXIT_* */
 	uint64_t rip;
 	enum flag_state flags;
-	unsigned from;         /* instruction */
+	unsigned from; /* instruction */
 };
-enum { EXIT_T0 = 100 /* rip is in T0 */, EXIT_RIP = 101 /* rip is a constant; no link */,
-	EXIT_RECHECK = 102 /* the same, past the jump cache */ };
+enum {
+	EXIT_T0 = 100 /* rip is in T0 */,
+	EXIT_RIP = 101 /* rip is a constant; no link */,
+	EXIT_RECHECK = 102 /* the same, past the jump cache */
+};
 
 enum { TRANS_MAX = SOFT_BLOCK_INSNS };
 
@@ -55,7 +58,7 @@ struct trans {
 	struct soft_block *b;
 	uint32_t mode;
 	bool is64, flat;
-	unsigned width;        /* of addresses and stack: 8 or 4 */
+	unsigned width; /* of addresses and stack: 8 or 4 */
 	unsigned mmu;
 	struct insn insn[TRANS_MAX];
 	uint16_t at[TRANS_MAX + 1];   /* offset of each from the block's rip; [n] is the end */
@@ -68,9 +71,9 @@ struct trans {
 	unsigned exits;
 	struct soft_map map[TRANS_MAX * 4];
 	unsigned maps;
-	const uint8_t *page;   /* the first page's bytes */
-	bool failed;           /* out of memory for what the block needs */
-	bool done;             /* the block's end has been emitted */
+	const uint8_t *page; /* the first page's bytes */
+	bool failed;         /* out of memory for what the block needs */
+	bool done;           /* the block's end has been emitted */
 };
 
 static inline uint32_t trans_offset(const struct trans *t, const uint8_t *p)

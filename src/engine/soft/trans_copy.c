@@ -16,11 +16,11 @@ struct plan {
 		unsigned kind, acc, guest, host;
 		bool high8;
 	} field[FIELDS];
-	unsigned used;     /* host registers that may not be borrowed */
-	unsigned base;     /* of the memory operand */
+	unsigned used; /* host registers that may not be borrowed */
+	unsigned base; /* of the memory operand */
 	struct {
 		unsigned guest, host, acc;
-	} loaded[FIELDS];  /* guest registers in memory */
+	} loaded[FIELDS]; /* guest registers in memory */
 	unsigned n_loaded;
 	struct {
 		unsigned host, slot;
@@ -31,8 +31,8 @@ struct plan {
 
 static unsigned borrow(struct trans *t, struct plan *p, bool legacy)
 {
-	static const uint8_t low[] = {HOST_RSI, HOST_RDI, HOST_RBX, HOST_RDX, HOST_RCX, HOST_RAX};
-	static const uint8_t any[] = {HOST_R8, HOST_R9, HOST_R12, HOST_R13, HOST_R14, HOST_RBP};
+	static const uint8_t low[] = { HOST_RSI, HOST_RDI, HOST_RBX, HOST_RDX, HOST_RCX, HOST_RAX };
+	static const uint8_t any[] = { HOST_R8, HOST_R9, HOST_R12, HOST_R13, HOST_R14, HOST_RBP };
 	const uint8_t *list = legacy ? low : any;
 	unsigned reg = list[0];
 	for (unsigned k = 0; k < 6; k++) {
@@ -226,7 +226,7 @@ void op_copy(struct trans *t, unsigned i)
 	if ((in->flags_read | (in->flags_written ? passing : 0)) & FLAG_ARITH)
 		trans_need_flags(t);
 
-	struct plan p = {.base = T0};
+	struct plan p = { .base = T0 };
 	plan_fields(t, in, &p);
 	if (p.no_rex)
 		plan_no_rex(t, in, &p);

@@ -28,8 +28,8 @@ static void add_exit(struct trans *t, uint8_t *branch, unsigned link, uint64_t r
 		t->failed = true;
 		return;
 	}
-	t->exit[t->exits++] = (struct trans_exit){.branch = branch, .link = link, .rip = rip, .flags = t->flags,
-						  .from = from};
+	t->exit[t->exits++] =
+	    (struct trans_exit){ .branch = branch, .link = link, .rip = rip, .flags = t->flags, .from = from };
 }
 
 static bool same_page(const struct trans *t, uint64_t rip)
@@ -50,7 +50,7 @@ uint16_t trans_flags_needed(struct trans *t, uint64_t rip)
 			break;
 		at += in.len;
 		needed |= in.flags_read & unknown;
-		unknown &= (uint16_t)~(in.flags_read | in.flags_written);
+		unknown &= (uint16_t) ~(in.flags_read | in.flags_written);
 		if (in.row->op != OP_COPY && in.row->op != OP_NOP && in.row->op != OP_PUSH && in.row->op != OP_POP &&
 		    in.row->op != OP_LEA)
 			break;
@@ -141,7 +141,7 @@ void trans_jcc(struct trans *t, unsigned i)
 	add_exit(t, emit_jcc(&t->e, t->insn[i].cond, plain), 0, target, i);
 	if (plain) {
 		struct soft_link *link = &t->b->link[0];
-		*link = (struct soft_link){.rip = target, .from = t->b, .patch = t->exit[t->exits - 1].branch};
+		*link = (struct soft_link){ .rip = target, .from = t->b, .patch = t->exit[t->exits - 1].branch };
 		(void)trans_flags_needed(t, target);
 	}
 	edge(t, 1, trans_rip(t, i + 1), i);
@@ -194,9 +194,11 @@ static void indirect(struct trans *t, unsigned i)
 	emit_gs_cmp8(e, CPU_OFF(kick), 0);
 	add_exit(t, emit_jcc(e, CC_NZ, false), EXIT_T0, 0, i);
 	emit_mov(e, 4, T1, T0);
+	emit_shift(e, 4, 5, T1, SOFT_JC_SHIFT);
+	emit_rr(e, EMIT_XOR, 4, T1, T0);
 	emit_alu_imm(e, 4, 4, T1, SOFT_JC_SIZE - 1);
-	_Static_assert(sizeof(struct soft_jc_entry) == 32, "the index is scaled by 32");
-	emit_shift(e, 4, 4, T1, 5);
+	_Static_assert(sizeof(struct soft_jc_entry) == 16, "the index is scaled by 16");
+	emit_shift(e, 4, 4, T1, 4);
 	emit_gs_index(e, EMIT_CMP, 8, T0, T1, CPU_OFF(jc) + (uint32_t)offsetof(struct soft_jc_entry, rip));
 	add_exit(t, emit_jcc(e, CC_NZ, false), EXIT_T0, 0, i);
 	emit8(e, 0x65), emit16(e, 0x8141); /* cmp dword gs:[r11 + mode], imm32 */
@@ -204,7 +206,8 @@ static void indirect(struct trans *t, unsigned i)
 	emit32(e, CPU_OFF(jc) + (uint32_t)offsetof(struct soft_jc_entry, mode));
 	emit32(e, t->mode);
 	add_exit(t, emit_jcc(e, CC_NZ, false), EXIT_T0, 0, i);
-	emit_jmp_gs_index(e, T1, CPU_OFF(jc) + (uint32_t)offsetof(struct soft_jc_entry, code));
+	emit_gs_index(e, EMIT_MOV_LOAD, 4, T1, T1, CPU_OFF(jc) + (uint32_t)offsetof(struct soft_jc_entry, code));
+	emit_jmp_reg(e, T1);
 }
 
 static void emit_store_const(struct trans *t, uint64_t v)
@@ -303,7 +306,7 @@ static void helper_address(struct trans *t, unsigned i)
 	if (data_segment || !t->flat)
 		emit_gs(&t->e, EMIT_ADD, t->width, T0,
 			CPU_OFF(seg) + in->seg * (uint32_t)sizeof(struct engine_segment) +
-				(uint32_t)offsetof(struct engine_segment, base));
+			    (uint32_t)offsetof(struct engine_segment, base));
 }
 
 struct insn *trans_keep_insn(struct trans *t, unsigned i, unsigned op)

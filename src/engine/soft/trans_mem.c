@@ -73,8 +73,10 @@ void trans_map(struct trans *t, unsigned i, unsigned special)
 		t->failed = true;
 		return;
 	}
-	t->map[t->maps++] = (struct soft_map){.host = trans_offset(t, t->e.p), .guest = t->at[i],
-					      .flags_host = t->flags == FLAGS_HOST, .special = (uint8_t)special};
+	t->map[t->maps++] = (struct soft_map){ .host = trans_offset(t, t->e.p),
+					       .guest = t->at[i],
+					       .flags_host = t->flags == FLAGS_HOST,
+					       .special = (uint8_t)special };
 }
 
 void trans_offset_of(struct trans *t, unsigned i, unsigned dst)
@@ -120,7 +122,7 @@ void trans_segment(struct trans *t, unsigned i, unsigned seg, uint32_t how)
 		if (data_segment)
 			emit_gs(&t->e, EMIT_ADD, t->width, T0,
 				CPU_OFF(seg) + seg * (uint32_t)sizeof(struct engine_segment) +
-					(uint32_t)offsetof(struct engine_segment, base));
+				    (uint32_t)offsetof(struct engine_segment, base));
 		return;
 	}
 	if (t->flat && !data_segment)
@@ -163,8 +165,11 @@ void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op)
 	emit_alu_imm(e, 4, 4, T1, (SOFT_TLB_SIZE - 1) << 5);
 	emit_gs_index(e, EMIT_XOR, 8, T0, T1, tag_off(t, how));
 	emit_alu_imm(e, 8, 7, T0, 4096 - (int32_t)(how & SOFT_HOW_SIZE));
-	*s = (struct trans_stub){.branch = emit_jcc(e, CC_A, false), .op = op, .insn = i,
-				 .how = how | t->mmu << SOFT_HOW_MMU_SHIFT, .before = t->flags};
+	*s = (struct trans_stub){ .branch = emit_jcc(e, CC_A, false),
+				  .op = op,
+				  .insn = i,
+				  .how = how | t->mmu << SOFT_HOW_MMU_SHIFT,
+				  .before = t->flags };
 	emit_gs_index(e, EMIT_ADD, 8, T0, T1, tlb_off(t, (uint32_t)offsetof(struct soft_tlb_entry, host)));
 	s->resume = e->p;
 	op(t, i);

@@ -242,7 +242,7 @@ static void load_selector(struct trans *t, unsigned i)
 	unsigned seg = t->insn[i].modrm >> 3 & 7;
 	emit_gs_load16(&t->e, T1,
 		       CPU_OFF(seg) + seg * (uint32_t)sizeof(struct engine_segment) +
-			       (uint32_t)offsetof(struct engine_segment, selector));
+			   (uint32_t)offsetof(struct engine_segment, selector));
 }
 
 static void op_store_selector(struct trans *t, unsigned i)

@@ -160,8 +160,8 @@ static bool decode(struct trans *t, uint64_t gpa2, unsigned max, enum translate_
 	while (t->n < max && off < 4096) {
 		struct insn *in = &t->insn[t->n];
 		size_t left = 4096 - off;
-		int r = insn_decode(in, t->page + off, left < INSN_MAX_LEN ? left : INSN_MAX_LEN,
-				    soft_mode_code(t->mode));
+		int r =
+		    insn_decode(in, t->page + off, left < INSN_MAX_LEN ? left : INSN_MAX_LEN, soft_mode_code(t->mode));
 		if (r == INSN_TOO_SHORT) {
 			if (t->n == 0)
 				return decode_crossing(t, off, gpa2, why);
@@ -366,7 +366,7 @@ static void emit_body(struct trans *t)
 
 static bool emit_block(struct trans *t, const struct soft_room *room)
 {
-	t->e = (struct emit){.p = room->code, .to_exec = room->to_exec};
+	t->e = (struct emit){ .p = room->code, .to_exec = room->to_exec };
 	t->stubs = t->exits = t->maps = 0;
 	t->failed = t->done = false;
 	memset(t->b->link, 0, sizeof(t->b->link));
@@ -397,7 +397,7 @@ struct soft_block *translate_block(struct soft_cpu *cpu, uint64_t gpa, uint64_t 
 	t->flat = t->is64 || (cpu->mode & SOFT_MODE_FLAT);
 	t->width = t->is64 ? 8 : 4;
 	t->mmu = (cpu->mode & SOFT_MODE_CPL) == 3 ? SOFT_MMU_USER
-		 : cpu->mode & SOFT_MODE_AC	  ? SOFT_MMU_KERNEL_AC
+		 : cpu->mode & SOFT_MODE_AC       ? SOFT_MMU_KERNEL_AC
 						  : SOFT_MMU_KERNEL;
 	t->page = soft_gpa_to_hva(cpu->vm, gpa & ~0xfffULL, NULL, NULL);
 
