@@ -372,7 +372,7 @@ static void test_initrd_larger_than_memory(void **state)
 	assert_int_equal(guest_load(&g, image, size), 0);
 	/* More than can ever be below the kernel's limit. */
 	assert_int_equal(ftruncate(fd, 3000 * MIB), 0);
-	guest_refuses(&g, image, size, "can't be loaded");
+	guest_refuses(&g, image, size, "too large");
 	assert_int_equal(ftruncate(fd, 0), 0);
 	guest_refuses(&g, image, size, "is empty");
 	g.config.initrd = "/nonexistent/initrd";

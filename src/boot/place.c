@@ -92,8 +92,8 @@ static int place_open_initrd(struct boot *boot, int fd, uint64_t limit, struct e
 		if (need > limit || need > PLATFORM_RAM_LOW_END)
 			return error_set(
 			    err, -EFBIG,
-			    "initrd %s: of %lluM can't be loaded: below the kernel's limit of %lluM there is "
-			    "room for %lluM",
+			    "initrd %s: is %lluM and too large: below the kernel's limit of %lluM there is room "
+			    "for %lluM",
 			    path, mib_up(size), (unsigned long long)(limit >> 20),
 			    limit > floor ? (unsigned long long)((limit - floor) >> 20) : 0);
 		return error_set(
