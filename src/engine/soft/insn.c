@@ -617,6 +617,8 @@ int insn_decode(struct insn *insn, const uint8_t *bytes, size_t avail, enum insn
 		take_modrm(insn, &pf, &c, mode);
 	insn->row = find_row(insn, mode, at);
 	insn->op = insn->row->op;
+	if (insn->row->opsize == OS_Y && mode != INSN_MODE_64)
+		insn->w = false;
 	if (insn->row->pp) {
 		insn->rep_mandatory = insn->vpp >= 2;
 		insn->opsz_mandatory = insn->vpp == 1 && !(insn->row->pp & IS_OPSIZE);

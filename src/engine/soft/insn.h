@@ -127,7 +127,7 @@ struct insn {
 	uint8_t rep;     /* 0, 0xf2, 0xf3: the last such prefix, whether or not it selects the instruction */
 	bool rep_mandatory, opsz_mandatory; /* the prefix is part of the opcode (SSE) */
 	uint8_t rex;     /* raw REX byte, 0 if none (legacy) */
-	bool w;          /* REX.W, VEX.W */
+	bool w;          /* REX.W, VEX.W; clear where it would name a 64-bit general register that the mode lacks */
 	uint8_t vl, vpp; /* VEX: L (0 128, 1 256, 2 512) and pp */
 	uint8_t vvvv;    /* 0-15, already inverted; valid when row->vvvv_kind */
 	uint8_t evex_p[3]; /* raw EVEX payload */

@@ -4,8 +4,9 @@
  * engine contract.
  *
  * It starts in 64-bit mode at CPL 0. Memory is mapped to itself; DATA and the 2 MiB after it by 4 KiB pages, so that a
- * test can take one away. Every exception ends the run: test_run returns its vector, and the frame that was pushed is in
- * m->frame. Device memory is at DEVICE and after; what reaches it is in m->mmio. Included by one source of a test.
+ * test can take one away. After the RAM's end the host has a page that may not be touched. Every exception ends the run:
+ * test_run returns its vector, and the frame that was pushed is in m->frame. Device memory is at DEVICE and after; what
+ * reaches it is in m->mmio. Included by one source of a test.
  */
 #ifndef PLURES_ENGINE_SOFT_TEST_MACHINE_H
 #define PLURES_ENGINE_SOFT_TEST_MACHINE_H
@@ -20,6 +21,7 @@
 
 #include <cmocka.h>
 
+#include "engine/soft/run.h"
 #include "engine/soft/soft.h"
 
 enum {
@@ -199,7 +201,8 @@ static inline int test_setup(void **state)
 	struct engine_config config = { .vcpus = 1 };
 	struct error err;
 	memset(m, 0, sizeof(*m));
-	m->ram = mmap(NULL, TEST_RAM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	m->ram = mmap(NULL, TEST_RAM + 0x1000, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	mprotect(m->ram, TEST_RAM, PROT_READ | PROT_WRITE);
 	if (engine_soft.vm_create(&m->vm, &config, &err) < 0 ||
 	    engine_soft.vm_map(m->vm, 0, m->ram, TEST_RAM, 0, &err) < 0 ||
 	    engine_soft.vcpu_create(&m->vcpu, m->vm, 0, &callbacks, m, &err) < 0) {
@@ -217,7 +220,7 @@ static inline int test_teardown(void **state)
 	struct test_machine *m = *state;
 	engine_soft.vcpu_destroy(m->vcpu);
 	engine_soft.vm_destroy(m->vm);
-	munmap(m->ram, TEST_RAM);
+	munmap(m->ram, TEST_RAM + 0x1000);
 	free(m);
 	return 0;
 }
@@ -239,6 +242,8 @@ static inline int test_run_at(struct test_machine *m, const uint8_t *code, const
 	engine_soft.vm_written(m->vm, TEST_CODE, size + 2);
 	m->mmio_count = 0;
 	m->state.rip = TEST_CODE;
+	struct error err;
+	assert_int_equal(soft_signals_init(&err), 0); /* cmocka has taken them */
 	engine_soft.vcpu_set_state(m->vcpu, &m->state);
 	engine_soft.vcpu_run(m->vcpu, &m->run);
 	if (m->run.exit != ENGINE_EXIT_KICKED)

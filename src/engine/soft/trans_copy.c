@@ -150,9 +150,11 @@ static void plan_finish(struct trans *t, const struct plan *p)
 		emit_gs(&t->e, EMIT_MOV_LOAD, 8, p->lent[j].host, CPU_OFF(scratch) + 8 * p->lent[j].slot);
 }
 
+/* Part of the opcode; or the operand size, which is also that of the x87's environment. */
 static bool needs_66(const struct trans *t, const struct insn *in)
 {
-	if (soft_mode_code(t->mode) != INSN_MODE_16 || (in->row->flags & (ROW_FPU | ROW_SSE)))
+	bool vector = in->row->flags & (ROW_SSE | ROW_MMX) || ((in->row->flags & ROW_FPU) && in->map != MAP_ONE);
+	if (soft_mode_code(t->mode) != INSN_MODE_16 || in->opsz_mandatory || vector)
 		return in->opsz66;
 	return in->opsize == 2;
 }
@@ -185,7 +187,7 @@ static void emit_legacy(struct trans *t, const struct insn *in, const struct pla
 		emit8(e, 0xf0);
 	if (needs_66(t, in))
 		emit8(e, 0x66);
-	if (in->rep)
+	if (in->rep_mandatory) /* elsewhere it has no meaning, or is a hint (XACQUIRE) */
 		emit8(e, in->rep);
 	unsigned rex = 0;
 	if (modrm)
