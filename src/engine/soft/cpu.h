@@ -116,6 +116,7 @@ enum {
 	SOFT_MODE_AVX = 1 << 16,     /* CR4.OSXSAVE and XCR0[2:1] */
 	SOFT_MODE_AVX512 = 1 << 17,
 	SOFT_MODE_IOPL = 1 << 18,    /* CPL <= IOPL: CLI and STI act (not v8086) */
+	SOFT_MODE_TSD = 1 << 21,     /* CPL 3 and CR4.TSD: RDTSC is privileged */
 	SOFT_MODE_OSXSAVE = 1 << 20, /* CR4.OSXSAVE */
 	SOFT_MODE_WIDE = 1 << 19,    /* FS or GS has a limit below 4 GiB or is odd: check it (never in 64-bit code) */
 };

@@ -141,6 +141,8 @@ void soft_update_mode(struct soft_cpu *cpu)
 		mode |= SOFT_MODE_STEP;
 	if (cpl < 3 && ((cpu->sysflags & RF_AC) || !(cpu->cr4 & CR4_SMAP)))
 		mode |= SOFT_MODE_AC;
+	if (cpl == 3 && (cpu->cr4 & CR4_TSD))
+		mode |= SOFT_MODE_TSD;
 	if (!(mode & SOFT_MODE_VM) && cpl <= soft_iopl(cpu))
 		mode |= SOFT_MODE_IOPL;
 	cpu->mode = mode;

@@ -51,6 +51,9 @@ enum {
 
 enum { TRANS_MAX = SOFT_BLOCK_INSNS };
 
+/* What the translator does itself of what else is a helper's (translate.c's op_of). */
+enum { OP_PUSHF_INLINE = OP_COUNT, OP_RDTSC_INLINE };
+
 struct trans {
 	struct emit e;
 	struct soft_cpu *cpu;
@@ -174,6 +177,7 @@ uint16_t trans_flags_needed(struct trans *t, uint64_t rip);
 
 /* ---- trans_misc.c ---- */
 void trans_push(struct trans *t, unsigned i);
+void trans_pushf(struct trans *t, unsigned i);
 void trans_pop(struct trans *t, unsigned i);
 void trans_leave(struct trans *t, unsigned i);
 void trans_lea(struct trans *t, unsigned i);
@@ -183,6 +187,7 @@ void trans_bt(struct trans *t, unsigned i);
 void trans_mov_from_seg(struct trans *t, unsigned i);
 void trans_xsave(struct trans *t, unsigned i);
 void trans_clflush(struct trans *t, unsigned i);
+void trans_rdtsc(struct trans *t, unsigned i);
 void trans_cli(struct trans *t, unsigned i);
 void trans_sti(struct trans *t, unsigned i);
 

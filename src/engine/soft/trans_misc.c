@@ -55,6 +55,33 @@ void trans_push(struct trans *t, unsigned i)
 	trans_access(t, i, how_of(t->width, ACC_W) | SOFT_HOW_STACK, op_push);
 }
 
+static void op_push_value(struct trans *t, unsigned i)
+{
+	(void)i;
+	emit_gs(&t->e, EMIT_MOV_LOAD, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
+	emit_mem(&t->e, true, t->width, T1, T0);
+	stack_add(t, -(int)t->width);
+}
+
+/* PUSHF outside of v8086: RFLAGS without RF, which is never set when an instruction of ours begins. */
+void trans_pushf(struct trans *t, unsigned i)
+{
+	struct emit *e = &t->e;
+	trans_need_flags(t);
+	emit8(e, 0x9c), emit16(e, 0x5b41); /* pushfq; pop r11 */
+	if (t->flags == FLAGS_HOST) {
+		emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
+		trans_clobber(t, t->live[i + 1]);
+		emit_gs(e, EMIT_MOV_LOAD, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
+	}
+	emit_alu_imm(e, 4, 4, T1, FLAG_ARITH);
+	emit_gs(e, EMIT_OR, 4, T1, CPU_OFF(sysflags));
+	emit_alu_imm(e, 4, 4, T1, ~RF_RF);
+	emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
+	emit_lea(e, t->width, T0, HOST_GUEST_RSP, EMIT_NONE, 1, -(int)t->width);
+	trans_access(t, i, how_of(t->width, ACC_W) | SOFT_HOW_STACK, op_push_value);
+}
+
 /* ---- POP ---- */
 
 static void op_pop_reg(struct trans *t, unsigned i)
@@ -305,6 +332,23 @@ void trans_clflush(struct trans *t, unsigned i)
 	uint32_t how = how_operand(&t->insn[i], 1, ACC_R);
 	trans_linear(t, i, how);
 	trans_access(t, i, how, op_nothing);
+}
+
+/* ---- The time stamp counter ---- */
+
+void trans_rdtsc(struct trans *t, unsigned i)
+{
+	struct emit *e = &t->e;
+	trans_clobber(t, t->live[i]);
+	emit16(e, 0x310f);
+	emit_shift(e, 8, 4, HOST_RDX, 32);
+	emit_rr(e, EMIT_OR, 8, HOST_RAX, HOST_RDX);
+	emit_gs(e, EMIT_ADD, 8, HOST_RAX, CPU_OFF(tsc_offset));
+	emit_mov(e, 8, HOST_RDX, HOST_RAX);
+	emit_shift(e, 8, 5, HOST_RDX, 32);
+	emit_mov(e, 4, HOST_RAX, HOST_RAX);
+	if (t->insn[i].op == OP_RDTSCP)
+		emit_gs(e, EMIT_MOV_LOAD, 4, HOST_RCX, CPU_OFF(tsc_aux));
 }
 
 /* ---- IF ---- */

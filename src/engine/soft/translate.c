@@ -94,6 +94,12 @@ static unsigned op_of(const struct trans *t, const struct insn *in)
 		return is_slow(t, in) ? OP_POP_SLOW : in->op;
 	case OP_LEAVE:
 		return is_slow(t, in) ? OP_LEAVE_SLOW : in->op;
+	case OP_PUSHF:
+		return is_slow(t, in) || (t->mode & SOFT_MODE_VM) ? in->op : OP_PUSHF_INLINE;
+	case OP_RDTSC:
+		return t->mode & SOFT_MODE_TSD ? in->op : OP_RDTSC_INLINE;
+	case OP_RDTSCP:
+		return t->mode & SOFT_MODE_TSD ? in->op : OP_RDTSC_INLINE;
 	case OP_CLI:
 		return t->mode & SOFT_MODE_IOPL ? in->op : OP_CLI_SLOW;
 	case OP_STI:
@@ -237,7 +243,7 @@ static bool starts_saved(const struct trans *t)
 		if (op == OP_COPY && in->mem && in->mem_acc)
 			return true;
 		if (in->flags_read)
-			return op >= OP_FIRST_HELPER;
+			return op >= OP_FIRST_HELPER && op != OP_PUSHF_INLINE;
 		if (op == OP_PUSH || op == OP_POP || op == OP_CALL || op == OP_RET || op >= OP_FIRST_HELPER)
 			return true;
 	}
@@ -334,6 +340,12 @@ static void emit_insn(struct trans *t, unsigned i)
 		break;
 	case OP_CLFLUSH:
 		trans_clflush(t, i);
+		break;
+	case OP_PUSHF_INLINE:
+		trans_pushf(t, i);
+		break;
+	case OP_RDTSC_INLINE:
+		trans_rdtsc(t, i);
 		break;
 	case OP_CLI:
 		trans_cli(t, i);
