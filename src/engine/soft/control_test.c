@@ -19,6 +19,7 @@ static void test_syscall64(void **state)
 	set_star(m);
 	sys_set_cpl(m, SEL_UCODE64, SEL_UDATA);
 	m->cpu->sysflags |= RF_IF | RF_AC;
+	m->cpu->stepped = true;
 	soft_set_arith(m->cpu, FLAG_ZF | FLAG_CF);
 	SYS_OK(m, sys_exec(m, 0x0f, 0x05));
 	assert_int_equal(m->cpu->rip, m->cpu->lstar);
@@ -31,11 +32,14 @@ static void test_syscall64(void **state)
 	assert_int_equal(soft_cpl(m->cpu), 0);
 	assert_true(soft_code64(m->cpu));
 
-	/* SYSRETQ. A waiting interrupt is looked at again, since IF becomes set. */
+	/* SYSRETQ. With TF set at its end it traps; and a waiting interrupt is looked at again, since IF becomes set. */
+	assert_false(m->cpu->stepped);
 	m->cpu->irq_pending = 1;
+	m->cpu->gpr[11] |= RF_TF;
 	SYS_OK(m, sys_exec(m, 0x48, 0x0f, 0x07));
 	assert_int_equal(m->cpu->rip, SYS_CODE + 2);
-	assert_int_equal(soft_get_rflags(m->cpu), RF_IF | RF_AC | FLAG_ZF | FLAG_CF | 2);
+	assert_true(m->cpu->stepped);
+	assert_int_equal(soft_get_rflags(m->cpu), RF_TF | RF_IF | RF_AC | FLAG_ZF | FLAG_CF | 2);
 	assert_int_equal(m->cpu->seg[ENGINE_CS].selector, SEL_UCODE64);
 	assert_int_equal(m->cpu->seg[ENGINE_SS].selector, SEL_UDATA);
 	assert_int_equal(soft_cpl(m->cpu), 3);

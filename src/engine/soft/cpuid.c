@@ -53,6 +53,14 @@ void soft_help_cpuid(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 	cpu->gpr[GPR_DX] = c.edx;
 }
 
+bool soft_cpuid_has_invpcid(struct soft_cpu *cpu)
+{
+	struct engine_cpuid c;
+
+	machine_cpuid(cpu, 7, 0, &c);
+	return c.ebx >> 10 & 1;
+}
+
 /* ---- XCR0 ---- */
 
 static void check_osxsave(struct soft_cpu *cpu)

@@ -177,6 +177,8 @@ static void sys_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, struct engine_
 
 	assert_true(((struct sys *)ctx)->heavy);
 	*out = (struct engine_cpuid){ leaf, subleaf, 0, 0 };
+	if (leaf == 7)
+		out->ebx = 1 << 10;
 	if (leaf == 0xd)
 		*out = xsave[subleaf & 7];
 }

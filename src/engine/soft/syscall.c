@@ -20,6 +20,12 @@ static void finish(struct soft_cpu *cpu, uint64_t rflags)
 	soft_irq_enabled(cpu);
 }
 
+/* After SYSCALL and SYSRET the single-step trap comes if TF is set at their end, not at their start. */
+static void step_by_new_flags(struct soft_cpu *cpu)
+{
+	cpu->stepped = cpu->mode & SOFT_MODE_STEP;
+}
+
 void soft_help_syscall(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 {
 	uint64_t next = soft_next_rip(cpu, insn), rflags = soft_get_rflags(cpu);
@@ -39,9 +45,7 @@ void soft_help_syscall(struct soft_cpu *cpu, const struct insn *insn, uint64_t e
 		set_code_stack(cpu, cs, cs + 8, false, 0);
 		finish(cpu, rflags & ~(uint64_t)(RF_IF | RF_VM));
 	}
-	/* Where its mask clears TF there is no trap after it. */
-	if (!(cpu->mode & SOFT_MODE_STEP))
-		cpu->stepped = false;
+	step_by_new_flags(cpu);
 }
 
 void soft_help_sysret(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
@@ -61,6 +65,7 @@ void soft_help_sysret(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea
 	cpu->rip = to64 ? rcx : (uint32_t)rcx;
 	set_code_stack(cpu, (base + (to64 ? 16 : 0)) | 3, (base + 8) | 3, to64, 3);
 	finish(cpu, rflags);
+	step_by_new_flags(cpu);
 }
 
 void soft_help_sysenter(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)

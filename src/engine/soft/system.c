@@ -246,6 +246,8 @@ void soft_help_invpcid(struct soft_cpu *cpu, const struct insn *insn, uint64_t e
 {
 	uint64_t type = soft_trunc(cpu->gpr[insn->reg & 15], soft_code64(cpu) ? 8 : 4), pcid, linear;
 
+	if (!soft_cpuid_has_invpcid(cpu))
+		soft_raise(cpu, EXC_UD, 0);
 	check_cpl0(cpu);
 	pcid = soft_load(cpu, soft_operand(cpu, insn, ea, 0, 16, SOFT_READ), 8);
 	linear = soft_load(cpu, soft_operand(cpu, insn, ea, 8, 8, SOFT_READ), 8);

@@ -231,6 +231,9 @@ _Noreturn void soft_stop(struct soft_cpu *cpu, enum engine_exit exit, const char
 /* #DB with what DR6 is to show. */
 _Noreturn void soft_raise_db(struct soft_cpu *cpu, uint64_t dr6);
 
+/* Does the machine's CPUID offer INVPCID? */
+bool soft_cpuid_has_invpcid(struct soft_cpu *cpu);
+
 /* ---- the helpers ---- */
 
 /* control.c */
