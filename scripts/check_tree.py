@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Checks what no compiler does: that docs/map.md names every folder, and that source files say their licence."""
+"""Checks what no compiler does: that docs/map.md names every folder, that source files say their licence, and that no file
+holds the marks of a merge."""
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -29,9 +31,14 @@ def unlicensed(files):
     return [f"{f}: no SPDX-License-Identifier in its first lines" for f in files if f.suffix in LICENSED and not says(f)]
 
 
+def unmerged(files):
+    marks = re.compile("^(<{7}|>{7}) ", re.M)
+    return [f"{f}: holds the marks of a merge" for f in files if marks.search((TOP / f).read_text(errors="replace"))]
+
+
 def main():
     files = tracked()
-    problems = unnamed_folders(files) + unlicensed(files)
+    problems = unnamed_folders(files) + unlicensed(files) + unmerged(files)
     print("\n".join(problems), end="\n" if problems else "")
     return 1 if problems else 0
 
