@@ -291,6 +291,11 @@ const void *soft_next(struct soft_cpu *cpu)
 			if (!take_events(cpu))
 				return NULL;
 		}
+		if (cpu->halted) { /* woken for nothing that ends a HLT */
+			cpu->run->exit = ENGINE_EXIT_HALTED;
+			cpu->leave = true;
+			return NULL;
+		}
 		struct soft_jc_entry *e = &cpu->jc[soft_jc_index(cpu->rip)];
 		if (e->rip == cpu->rip && e->mode == cpu->mode && !cpu->exit_link && !cpu->recheck)
 			return (const void *)(uintptr_t)e->code; /* only flat modes are ever entered */
