@@ -135,10 +135,12 @@ void vcpu_reset(struct vcpu *vcpu, const struct engine_cpu_state *entry)
 	msrs_reset(vcpu->msrs);
 	vcpu->wait_sipi = vcpu->index > 0;
 	vcpu->new_state = true;
-	if (vcpu->index == 0)
+	if (vcpu->index == 0) {
 		vcpu->state = *entry;
-	else
+		lapic_virtual_wire(vcpu->lapic); /* there is no firmware to do it */
+	} else {
 		power_up_state(vcpu);
+	}
 }
 
 /* ---- the thread ---- */
