@@ -51,6 +51,7 @@ static const struct {
 	[CPUID_7_EDX] = { 7, 0, 3 },
 	[CPUID_7_1_EAX] = { 7, 1, 0 },
 	[CPUID_7_1_EDX] = { 7, 1, 3 },
+	[CPUID_7_2_EDX] = { 7, 2, 3 },
 	[CPUID_D_1_EAX] = { 0xd, 1, 0 },
 	[CPUID_80000001_ECX] = { 0x80000001, 0, 2 },
 	[CPUID_80000001_EDX] = { 0x80000001, 0, 3 },
@@ -182,10 +183,11 @@ static void make_identity(struct cpuid *cpuid)
 
 	add_any(cpuid, 6, (struct engine_cpuid){ .eax = cpuid->word[CPUID_6_EAX] });
 	add(cpuid, 7, 0,
-	    (struct engine_cpuid){ .eax = 1,
+	    (struct engine_cpuid){ .eax = cpuid->amd ? 1 : 2,
 				   .ebx = cpuid->word[CPUID_7_EBX],
 				   .ecx = cpuid->word[CPUID_7_ECX],
 				   .edx = cpuid->word[CPUID_7_EDX] });
+	add(cpuid, 7, 2, (struct engine_cpuid){ .edx = cpuid->word[CPUID_7_2_EDX] });
 	add(cpuid, 7, 1, (struct engine_cpuid){ .eax = cpuid->word[CPUID_7_1_EAX], .edx = cpuid->word[CPUID_7_1_EDX] });
 
 	r = read_host(cpuid, 0x80000000, 0);

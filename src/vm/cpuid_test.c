@@ -153,6 +153,8 @@ static void test_the_machine_adds_its_own(void **state)
 	c = make(intel_host, 1);
 	r = get(c, 0, 0x15, 0);
 	assert_int_equal((uint64_t)r.ecx * r.ebx / r.eax, 2600000000);
+	assert_int_equal(get(c, 0, 7, 2).edx, 1 << 4); /* BHI_CTRL */
+	assert_int_equal(get(c, 0, 7, 3).edx, 0);
 	cpuid_destroy(c);
 }
 

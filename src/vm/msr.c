@@ -51,7 +51,7 @@ static const struct row rows[] = {
 	{ 0x017, 1, INTEL, STORE, 0, 0 },                  /* PLATFORM_ID */
 	{ 0x02a, 1, INTEL, STORE, 0, 0 },                  /* EBL_CR_POWERON */
 	{ 0x03a, 1, INTEL, STORE, 1, 0 },                  /* FEATURE_CONTROL: locked, no VMX, no SGX */
-	{ 0x048, 1, ANY, STORE, 0, 7 },                    /* SPEC_CTRL: IBRS, STIBP, SSBD */
+	{ 0x048, 1, ANY, STORE, 0, 0x407 },                /* SPEC_CTRL: IBRS, STIBP, SSBD, BHI_DIS_S */
 	{ 0x049, 1, ANY, DROP, 0, 1 },                     /* PRED_CMD: IBPB */
 	{ 0x08b, 1, INTEL, DROP, 1ull << 32, 0xffffffff }, /* BIOS_SIGN_ID: a write asks CPUID 1 to load it */
 	{ 0x08b, 1, AMD, STORE, 0x01000065, 0 },           /* PATCH_LEVEL */
