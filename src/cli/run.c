@@ -72,7 +72,7 @@ static int start_watcher(struct watcher *w, struct vm *vm)
 static void stop_watcher(struct watcher *w)
 {
 	atomic_store(&w->done, true);
-	pthread_kill(w->thread, SIGTERM);
+	pthread_kill(w->thread, SIGINT); /* it waits for that, like for the others, and looks at `done` */
 	pthread_join(w->thread, NULL);
 }
 

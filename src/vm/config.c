@@ -46,7 +46,7 @@ static int check_memory(uint64_t memory, struct error *err)
 				 size_format(BOOT_MEMORY_MIN, least, sizeof(least)));
 	if (memory % PAGE)
 		return error_set(err, -EINVAL, "a memory size of %s is not a multiple of 4K: use --memory %llu",
-				 size_format(memory, size, sizeof(size)), (unsigned long long)(memory / PAGE * PAGE));
+				 size_format(memory, size, sizeof(size)), (unsigned long long)memory / PAGE * PAGE);
 	return host_memory_check(memory, err);
 }
 
