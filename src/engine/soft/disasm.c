@@ -7,9 +7,9 @@
 #include <inttypes.h>
 
 static const ZydisMachineMode machine_mode[] = {
-    [INSN_MODE_16] = ZYDIS_MACHINE_MODE_LEGACY_16,
-    [INSN_MODE_32] = ZYDIS_MACHINE_MODE_LEGACY_32,
-    [INSN_MODE_64] = ZYDIS_MACHINE_MODE_LONG_64,
+	[INSN_MODE_16] = ZYDIS_MACHINE_MODE_LEGACY_16,
+	[INSN_MODE_32] = ZYDIS_MACHINE_MODE_LEGACY_32,
+	[INSN_MODE_64] = ZYDIS_MACHINE_MODE_LONG_64,
 };
 
 void soft_disasm(FILE *f, const uint8_t *bytes, unsigned len, uint64_t rip, enum insn_mode mode)

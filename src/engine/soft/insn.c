@@ -14,25 +14,83 @@
 
 enum row_opsize { OS_V, OS_B, OS_Y, OS_Z, OS_N };
 enum row_imm {
-	IMM_NONE, IMM_8, IMM_Z, IMM_V, IMM_U8, IMM_U16, IMM_FAR, IMM_ENTER, IMM_MOFFS, IMM_REL8, IMM_REL, IMM_8_8,
+	IMM_NONE,
+	IMM_8,
+	IMM_Z,
+	IMM_V,
+	IMM_U8,
+	IMM_U16,
+	IMM_FAR,
+	IMM_ENTER,
+	IMM_MOFFS,
+	IMM_REL8,
+	IMM_REL,
+	IMM_8_8,
 	IMM_COUNT,
 };
 enum {
-	SZ_0 = 0, SZ_1 = 1, SZ_2 = 2, SZ_4 = 4, SZ_8 = 8, SZ_10 = 10, SZ_16 = 16, SZ_512 = 512,
+	SZ_0 = 0,
+	SZ_1 = 1,
+	SZ_2 = 2,
+	SZ_4 = 4,
+	SZ_8 = 8,
+	SZ_10 = 10,
+	SZ_16 = 16,
+	SZ_512 = 512,
 	SZ_SYMBOLIC = 0x8000,
-	SZ_V = SZ_SYMBOLIC, SZ_2V, SZ_Y, SZ_2Y, SZ_W, SZ_L, SZ_HL, SZ_QL, SZ_EL, SZ_DUP, SZ_FAR, SZ_DESC, SZ_ENV,
+	SZ_V = SZ_SYMBOLIC,
+	SZ_2V,
+	SZ_Y,
+	SZ_2Y,
+	SZ_W,
+	SZ_L,
+	SZ_HL,
+	SZ_QL,
+	SZ_EL,
+	SZ_DUP,
+	SZ_FAR,
+	SZ_DESC,
+	SZ_ENV,
 	SZ_SAVE,
 };
 enum { NP = 1, P66 = 2, PF3 = 4, PF2 = 8, IS_OPSIZE = 16, NP_66 = NP | P66 | IS_OPSIZE };
 enum {
 	NONE = 0,
-	AX = 1 << 0, CX = 1 << 1, DX = 1 << 2, BX = 1 << 3, SP = 1 << 4, BP = 1 << 5, SI = 1 << 6, DI = 1 << 7,
-	ALL8 = 0xff, MUL_1 = AX, MUL_V = AX | DX,
-	CF = FLAG_CF, PF = FLAG_PF, AF = FLAG_AF, ZF = FLAG_ZF, SF = FLAG_SF, OF = FLAG_OF,
-	ARITH = FLAG_ARITH, ARITH_BUT_CF = FLAG_ARITH & ~FLAG_CF, ARITH_BUT_OF = FLAG_ARITH & ~FLAG_OF,
-	NO64 = ROW_NO64, ONLY64 = ROW_ONLY64, LOCKABLE = ROW_LOCKABLE, MEM = ROW_MEM_ONLY, REG = ROW_REG_ONLY,
-	CPL0 = ROW_CPL0, DEF64 = ROW_DEF64, FPU = ROW_FPU, SSE = ROW_SSE, AVX = ROW_AVX, UNTESTABLE = ROW_UNTESTABLE,
-	WAIT = ROW_WAIT, MMX = ROW_MMX, OSXSAVE = ROW_OSXSAVE, COND = ROW_COND,
+	AX = 1 << 0,
+	CX = 1 << 1,
+	DX = 1 << 2,
+	BX = 1 << 3,
+	SP = 1 << 4,
+	BP = 1 << 5,
+	SI = 1 << 6,
+	DI = 1 << 7,
+	ALL8 = 0xff,
+	MUL_1 = AX,
+	MUL_V = AX | DX,
+	CF = FLAG_CF,
+	PF = FLAG_PF,
+	AF = FLAG_AF,
+	ZF = FLAG_ZF,
+	SF = FLAG_SF,
+	OF = FLAG_OF,
+	ARITH = FLAG_ARITH,
+	ARITH_BUT_CF = FLAG_ARITH & ~FLAG_CF,
+	ARITH_BUT_OF = FLAG_ARITH & ~FLAG_OF,
+	NO64 = ROW_NO64,
+	ONLY64 = ROW_ONLY64,
+	LOCKABLE = ROW_LOCKABLE,
+	MEM = ROW_MEM_ONLY,
+	REG = ROW_REG_ONLY,
+	CPL0 = ROW_CPL0,
+	DEF64 = ROW_DEF64,
+	FPU = ROW_FPU,
+	SSE = ROW_SSE,
+	AVX = ROW_AVX,
+	UNTESTABLE = ROW_UNTESTABLE,
+	WAIT = ROW_WAIT,
+	MMX = ROW_MMX,
+	OSXSAVE = ROW_OSXSAVE,
+	COND = ROW_COND,
 };
 
 #define P(mask) .pp = (mask)
@@ -50,7 +108,8 @@ enum {
 #define O_1 .opsize = OS_B
 #define O_V .opsize = OS_V
 #define REG_FIELD(kind, acc, size) .reg_kind = (kind), .reg_acc = ACC_##acc, .reg_size = (size)
-#define RM_FIELD(kind, acc, rsize, msize) .rm_kind = (kind), .rm_acc = ACC_##acc, .rm_size = (rsize), .mem_size = SZ_##msize
+#define RM_FIELD(kind, acc, rsize, msize) \
+	.rm_kind = (kind), .rm_acc = ACC_##acc, .rm_size = (rsize), .mem_size = SZ_##msize
 #define E(acc, size) RM_FIELD(REG_GPR, acc, SZ_##size, size)
 #define EM(acc, rsize, msize) RM_FIELD(REG_GPR, acc, SZ_##rsize, msize)
 #define M(acc, size) RM_FIELD(REG_NONE, acc, 0, size)
@@ -98,16 +157,16 @@ enum {
 
 /* ---- second reading: the rows ---- */
 
-#define AT(map, o) {.name = NULL},
-#define AT7(map, ...) {.name = NULL},
-#define AT8(map, ...) {.name = NULL},
-#define AT16(map, ...) {.name = NULL},
+#define AT(map, o) { .name = NULL },
+#define AT7(map, ...) { .name = NULL },
+#define AT8(map, ...) { .name = NULL },
+#define AT16(map, ...) { .name = NULL },
 /* The first word after the name is pasted to OP_; the rest are expanded when the result is read again. */
-#define ROW(name_, ...) {.name = name_, .op = OP_##__VA_ARGS__},
+#define ROW(name_, ...) { .name = name_, .op = OP_##__VA_ARGS__ },
 const struct insn_row insn_rows[] = {
-    {.name = "(undefined)", .op = OP_UD},
+	{ .name = "(undefined)", .op = OP_UD },
 #include "engine/soft/insn_table.def"
-    {.name = NULL},
+	{ .name = NULL },
 };
 #undef AT
 #undef AT7
@@ -123,12 +182,13 @@ enum { TAB_ONE, TAB_0F, TAB_38, TAB_3A, TAB_V0F, TAB_V38, TAB_V3A, TAB_COUNT };
 
 #define AT1(map, first, o) [TAB_##map][0x##o] = AT_##map##_##first,
 #define AT(map, o) AT1(map, o, o)
-#define AT7(map, a, b, c, d, e, f, g)                                                                                  \
+#define AT7(map, a, b, c, d, e, f, g) \
 	AT1(map, a, a) AT1(map, a, b) AT1(map, a, c) AT1(map, a, d) AT1(map, a, e) AT1(map, a, f) AT1(map, a, g)
 #define AT8(map, a, b, c, d, e, f, g, h) AT7(map, a, b, c, d, e, f, g) AT1(map, a, h)
-#define AT16(map, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)                                                      \
-	AT8(map, a, b, c, d, e, f, g, h)                                                                               \
-	AT1(map, a, i) AT1(map, a, j) AT1(map, a, k) AT1(map, a, l) AT1(map, a, m) AT1(map, a, n) AT1(map, a, o) AT1(map, a, p)
+#define AT16(map, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p) \
+	AT8(map, a, b, c, d, e, f, g, h)                          \
+	AT1(map, a, i)                                            \
+	AT1(map, a, j) AT1(map, a, k) AT1(map, a, l) AT1(map, a, m) AT1(map, a, n) AT1(map, a, o) AT1(map, a, p)
 #define ROW(...)
 static const uint16_t row_index[TAB_COUNT][256] = {
 #include "engine/soft/insn_table.def"
@@ -136,9 +196,10 @@ static const uint16_t row_index[TAB_COUNT][256] = {
 #undef AT
 
 /* Opcodes followed by ModRM, a bit each; all of 0F38 and 0F3A are. */
-static const uint64_t has_modrm_one[4] = {0x0f0f0f0f0f0f0f0f, 0x00000a0c00000000, 0x000000000000ffff, 0xc0c00000ff0f00f3};
-static const uint64_t has_modrm_0f[4] = {~0x00ff000000005ff0ull, ~0x0080000000000000ull, ~0x000007070000ffffull,
-					 ~0x000000000000ff00ull};
+static const uint64_t has_modrm_one[4] = { 0x0f0f0f0f0f0f0f0f, 0x00000a0c00000000, 0x000000000000ffff,
+					   0xc0c00000ff0f00f3 };
+static const uint64_t has_modrm_0f[4] = { ~0x00ff000000005ff0ull, ~0x0080000000000000ull, ~0x000007070000ffffull,
+					  ~0x000000000000ff00ull };
 
 static unsigned table_of(enum insn_enc enc, enum insn_map map)
 {
@@ -299,8 +360,8 @@ static void take_opcode(struct insn *insn, struct prefixes *pf, struct cursor *c
 
 static void take_address16(struct insn *insn, struct cursor *c)
 {
-	static const uint8_t base[8] = {3, 3, 5, 5, 6, 7, 5, 3};
-	static const uint8_t index[8] = {6, 7, 6, 7, INSN_NO_REG, INSN_NO_REG, INSN_NO_REG, INSN_NO_REG};
+	static const uint8_t base[8] = { 3, 3, 5, 5, 6, 7, 5, 3 };
+	static const uint8_t index[8] = { 6, 7, 6, 7, INSN_NO_REG, INSN_NO_REG, INSN_NO_REG, INSN_NO_REG };
 	unsigned rm = insn->modrm & 7;
 	insn->base = base[rm];
 	insn->index = index[rm];
@@ -514,8 +575,8 @@ static void settle_flags(struct insn *insn)
 	insn->flags_read = row->flags_read;
 	insn->flags_written = row->flags_written;
 	if (row->flags & ROW_COND) {
-		static const uint16_t read[8] = {FLAG_OF, FLAG_CF, FLAG_ZF, FLAG_CF | FLAG_ZF, FLAG_SF, FLAG_PF,
-						 FLAG_SF | FLAG_OF, FLAG_ZF | FLAG_SF | FLAG_OF};
+		static const uint16_t read[8] = { FLAG_OF, FLAG_CF, FLAG_ZF,           FLAG_CF | FLAG_ZF,
+						  FLAG_SF, FLAG_PF, FLAG_SF | FLAG_OF, FLAG_ZF | FLAG_SF | FLAG_OF };
 		insn->cond = insn->opcode & 15;
 		insn->flags_read = read[insn->cond >> 1];
 	}
@@ -597,15 +658,34 @@ static void settle_twin(struct insn *insn)
 	}
 }
 
+/* Their fourth register is in the immediate, where bit 7 is ignored outside 64-bit mode. */
+static bool is_vblendv(const struct insn *insn)
+{
+	return insn->enc == ENC_VEX && insn->map == MAP_0F3A && insn->opcode >= 0x4a && insn->opcode <= 0x4c;
+}
+
+/* Word by word: what compilers make of an initializer, without vector registers, is a slow string instruction. */
+static void clear(struct insn *insn)
+{
+	_Static_assert(sizeof(*insn) % sizeof(uint64_t) == 0, "struct insn is whole words");
+	uint64_t *word = (uint64_t *)insn;
+	for (unsigned i = 0; i < sizeof(*insn) / sizeof(*word); i++)
+		word[i] = 0;
+	insn->row = &insn_rows[0];
+	insn->base = INSN_NO_REG;
+	insn->index = INSN_NO_REG;
+	insn->scale = 1;
+}
+
 int insn_decode(struct insn *insn, const uint8_t *bytes, size_t avail, enum insn_mode mode)
 {
-	struct cursor c = {.bytes = bytes, .avail = avail < INSN_MAX_LEN ? avail : INSN_MAX_LEN};
-	struct prefixes pf = {0};
-	*insn = (struct insn){.row = &insn_rows[0], .base = INSN_NO_REG, .index = INSN_NO_REG, .scale = 1};
+	struct cursor c = { .bytes = bytes, .avail = avail < INSN_MAX_LEN ? avail : INSN_MAX_LEN };
+	struct prefixes pf = { 0 };
+	clear(insn);
 	take_opcode(insn, &pf, &c, mode);
 	if (c.error)
 		return c.error;
-	static const uint8_t address_size[3][2] = {{2, 4}, {4, 2}, {8, 4}};
+	static const uint8_t address_size[3][2] = { { 2, 4 }, { 4, 2 }, { 8, 4 } };
 	insn->addrsize = address_size[mode][insn->addr67];
 
 	unsigned at = row_index[table_of(insn->enc, insn->map)][insn->opcode];
@@ -633,8 +713,12 @@ int insn_decode(struct insn *insn, const uint8_t *bytes, size_t avail, enum insn
 	if ((insn->lock && !(insn->row->flags & ROW_LOCKABLE && insn->mem)) || operands_undefined(insn, mode))
 		insn->op = OP_UD;
 	settle_twin(insn);
+	if (mode != INSN_MODE_64 && insn->row->opsize == OS_Y)
+		insn->w = false; /* VEX.W, which is ignored */
 	insn->len = c.pos;
-	for (unsigned i = 0; i < INSN_MAX_LEN; i++)
-		insn->bytes[i] = i < c.pos ? bytes[i] : 0;
+	for (unsigned i = 0; i < c.pos; i++)
+		insn->bytes[i] = bytes[i];
+	if (mode != INSN_MODE_64 && is_vblendv(insn))
+		insn->bytes[c.pos - 1] &= 0x7f;
 	return 0;
 }

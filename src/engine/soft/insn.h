@@ -153,7 +153,7 @@ struct insn {
  * What the decoder settles, so that nobody else has to:
  * - insn->row is never NULL. op is OP_UD when the mode, LOCK, VEX or operands forbid what the row says.
  * - Forms that 64-bit mode lacks and that have a twin there are given as the twin: INC/DEC 40-4F as FF /0 and /1,
- *   opcode 82 as 80. `bytes` stay as they were.
+ *   opcode 82 as 80. `bytes` stay as they were. VEX.W and bits of register numbers that are ignored there are cleared.
  * - 66 before a near branch in 64-bit mode makes its operand size 2 (and E8, E9, 0F 8x take 2 bytes), as on AMD CPUs.
  * - 64-bit mode ignores CS, DS, ES and SS prefixes: an earlier FS or GS prefix stays in force.
  * - Implicit operands: MASKMOVQ and MASKMOVDQU have mem set with base rDI, MOFFS has disp alone. String instructions

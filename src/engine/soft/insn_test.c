@@ -77,8 +77,9 @@ static void test_undefined(void **state)
 {
 	(void)state;
 	struct insn insn;
-	static const char *const bad[] = {"\xf0\x8b\x00\x90", "\xf0\x01\xc0\x90", "\x66\xc5\xf8\x58\xc0", "\xc5\xf0\x28\xc1",
-					  "\x06\x90\x90\x90", "\x8e\xc8\x90\x90", "\x0f\x20\xc8\x90"};
+	static const char *const bad[] = { "\xf0\x8b\x00\x90", "\xf0\x01\xc0\x90", "\x66\xc5\xf8\x58\xc0",
+					   "\xc5\xf0\x28\xc1", "\x06\x90\x90\x90", "\x8e\xc8\x90\x90",
+					   "\x0f\x20\xc8\x90" };
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		assert_int_equal(insn_decode(&insn, (const uint8_t *)bad[i], 4, INSN_MODE_64), 0);
 		assert_int_equal(insn.op, OP_UD);
@@ -90,7 +91,7 @@ static void test_length(void **state)
 {
 	(void)state;
 	struct insn insn;
-	static const uint8_t add[] = {0x81, 0x80, 1, 2, 3, 4, 5, 6, 7, 8};
+	static const uint8_t add[] = { 0x81, 0x80, 1, 2, 3, 4, 5, 6, 7, 8 };
 	for (size_t n = 1; n < sizeof(add); n++)
 		assert_int_equal(insn_decode(&insn, add, n, INSN_MODE_64), INSN_TOO_SHORT);
 	assert_int_equal(insn_decode(&insn, add, sizeof(add), INSN_MODE_64), 0);
@@ -134,8 +135,9 @@ static void test_twins(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_operand_sizes), cmocka_unit_test(test_addresses), cmocka_unit_test(test_undefined),
-	    cmocka_unit_test(test_length),        cmocka_unit_test(test_flags),     cmocka_unit_test(test_twins),
+		cmocka_unit_test(test_operand_sizes), cmocka_unit_test(test_addresses),
+		cmocka_unit_test(test_undefined),     cmocka_unit_test(test_length),
+		cmocka_unit_test(test_flags),         cmocka_unit_test(test_twins),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -55,15 +55,16 @@ static void random_tail(uint8_t *bytes, unsigned from, uint64_t *seed)
 
 static void report(const struct tally *t)
 {
-	printf("%lu same, %lu undefined, %lu excused, %lu different\n", t->same, t->undefined, t->excused, t->different);
+	printf("%lu same, %lu undefined, %lu excused, %lu different\n", t->same, t->undefined, t->excused,
+	       t->different);
 	assert_int_equal(t->different, 0);
 }
 
 /* Every prefix combination that selects something, every opcode of every map, every ModRM. */
 static void sweep(struct tally *t, enum insn_mode mode, const uint8_t *prefix, unsigned prefixes, uint64_t *seed)
 {
-	static const uint8_t map[4][2] = {{0}, {0x0f}, {0x0f, 0x38}, {0x0f, 0x3a}};
-	static const uint8_t map_len[4] = {0, 1, 2, 2};
+	static const uint8_t map[4][2] = { { 0 }, { 0x0f }, { 0x0f, 0x38 }, { 0x0f, 0x3a } };
+	static const uint8_t map_len[4] = { 0, 1, 2, 2 };
 	for (unsigned m = 0; m < 4; m++) {
 		for (unsigned op = 0; op < 0x10000; op++) {
 			uint8_t bytes[INSN_MAX_LEN];
@@ -81,10 +82,11 @@ static void sweep(struct tally *t, enum insn_mode mode, const uint8_t *prefix, u
 static void test_legacy(void **state)
 {
 	(void)state;
-	struct tally t = {0};
+	struct tally t = { 0 };
 	uint64_t seed = 0x9e3779b97f4a7c15;
-	static const char *const prefix[] = {"",	 "\x66",     "\xf2", "\xf3",	 "\x48",	 "\x41", "\x66\x48",
-					     "\xf3\x4c", "\xf2\x4d", "\xf0", "\x66\xf3", "\x64\x67", "\x45", "\x67\x41"};
+	static const char *const prefix[] = { "",         "\x66",     "\xf2",     "\xf3",     "\x48",
+					      "\x41",     "\x66\x48", "\xf3\x4c", "\xf2\x4d", "\xf0",
+					      "\x66\xf3", "\x64\x67", "\x45",     "\x67\x41" };
 	for (enum insn_mode mode = INSN_MODE_16; mode <= INSN_MODE_64; mode++)
 		for (size_t i = 0; i < sizeof(prefix) / sizeof(prefix[0]); i++)
 			sweep(&t, mode, (const uint8_t *)prefix[i], strlen(prefix[i]), &seed);
@@ -94,13 +96,13 @@ static void test_legacy(void **state)
 static void test_vex(void **state)
 {
 	(void)state;
-	struct tally t = {0};
+	struct tally t = { 0 };
 	uint64_t seed = 0xd1b54a32d192ed03;
 	for (enum insn_mode mode = INSN_MODE_16; mode <= INSN_MODE_64; mode++) {
 		for (unsigned i = 0; i < 1u << 20; i++) {
 			/* Map 1-3, opcode, W, L, pp in turn; the rest by chance, vvvv often 1111. */
 			uint64_t r = next_random(&seed);
-			uint8_t bytes[INSN_MAX_LEN] = {0xc4, (r & 0xe0) | ((i >> 16) % 3 + 1)};
+			uint8_t bytes[INSN_MAX_LEN] = { 0xc4, (r & 0xe0) | ((i >> 16) % 3 + 1) };
 			bytes[2] = (i & 1) << 7 | ((r >> 8) & 1 ? 0x78 : (r >> 9) & 0x78) | ((i >> 1) & 7);
 			bytes[3] = i >> 4;
 			random_tail(bytes, 4, &seed);
@@ -115,7 +117,7 @@ static void test_vex(void **state)
 static void test_random(void **state)
 {
 	(void)state;
-	struct tally t = {0};
+	struct tally t = { 0 };
 	uint64_t seed = 0x2545f4914f6cdd1d;
 	for (unsigned i = 0; i < 3000000; i++) {
 		uint8_t bytes[INSN_MAX_LEN];
@@ -130,9 +132,9 @@ static void test_random(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_legacy),
-	    cmocka_unit_test(test_vex),
-	    cmocka_unit_test(test_random),
+		cmocka_unit_test(test_legacy),
+		cmocka_unit_test(test_vex),
+		cmocka_unit_test(test_random),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,7 +18,7 @@ struct pair {
 	size_t why_size;
 };
 
-#define DIFFER(pair, fmt, ...)                                                                                         \
+#define DIFFER(pair, fmt, ...) \
 	(snprintf((pair)->why, (pair)->why_size, "%s: " fmt, (pair)->ours.row->name, __VA_ARGS__), false)
 
 /* ---- what may differ ---- */
@@ -103,7 +103,7 @@ static bool flags_excused(const struct pair *p)
 		return o->rep;
 	case OP_BT_MEM:
 		return true;
-	case OP_VMCALL: /* Zydis means VMX's, which never gets here */
+	case OP_VMCALL:  /* Zydis means VMX's, which never gets here */
 	case OP_SYSCALL: /* settled with all of RFLAGS */
 	case OP_SYSRET:
 		return true;
@@ -129,9 +129,9 @@ static int gpr_number(ZydisRegister reg)
 		return INSN_RIP;
 	switch (ZydisRegisterGetClass(reg)) {
 	case ZYDIS_REGCLASS_GPR8: /* AL CL DL BL AH CH DH BH SPL BPL SIL DIL R8B ... */
-		return reg >= ZYDIS_REGISTER_SPL  ? (int)reg - ZYDIS_REGISTER_SPL + 4 :
-		       reg >= ZYDIS_REGISTER_AH ? (int)reg - ZYDIS_REGISTER_AH :
-						    (int)reg - ZYDIS_REGISTER_AL;
+		return reg >= ZYDIS_REGISTER_SPL  ? (int)reg - ZYDIS_REGISTER_SPL + 4
+		       : reg >= ZYDIS_REGISTER_AH ? (int)reg - ZYDIS_REGISTER_AH
+						  : (int)reg - ZYDIS_REGISTER_AL;
 	case ZYDIS_REGCLASS_GPR16:
 	case ZYDIS_REGCLASS_GPR32:
 	case ZYDIS_REGCLASS_GPR64:
@@ -172,7 +172,7 @@ static unsigned segment_number(ZydisRegister reg)
 static bool size_excused(const struct pair *p)
 {
 	switch (p->ours.op) {
-	case OP_XSAVE: /* depends on XCR0 */
+	case OP_XSAVE:   /* depends on XCR0 */
 	case OP_CLFLUSH: /* only a byte is checked */
 		return true;
 	case OP_LOAD_FAR: /* REX.W does not make the offset 8 bytes on AMD CPUs */
@@ -239,7 +239,7 @@ static void use_add(struct use *use, unsigned reg, unsigned acc)
 
 static struct use use_ours(const struct insn *o)
 {
-	struct use use = {.read = o->row->implicit_read, .written = o->row->implicit_written};
+	struct use use = { .read = o->row->implicit_read, .written = o->row->implicit_written };
 	bool twin = o->has_modrm && o->opcode == 0xff && o->map == MAP_ONE;
 	unsigned high_reg = insn_high8(o, o->reg_size, o->reg) ? 4 : 0;
 	unsigned high_rm = insn_high8(o, o->rm_size, o->rm) ? 4 : 0;
@@ -258,7 +258,7 @@ static struct use use_ours(const struct insn *o)
 
 static struct use use_theirs(const struct pair *p)
 {
-	struct use use = {0};
+	struct use use = { 0 };
 	for (unsigned i = 0; i < p->z.operand_count; i++) {
 		const ZydisDecodedOperand *op = &p->op[i];
 		int n = -1;
@@ -266,7 +266,8 @@ static struct use use_theirs(const struct pair *p)
 			n = gpr_number(op->reg.value);
 			/* What may keep its value is read. */
 			if (n >= 0 && n < 16)
-				use_add(&use, n, actions_of(op) | (op->actions & ZYDIS_OPERAND_ACTION_CONDWRITE ? ACC_R : 0));
+				use_add(&use, n,
+					actions_of(op) | (op->actions & ZYDIS_OPERAND_ACTION_CONDWRITE ? ACC_R : 0));
 		} else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 			n = gpr_number(op->mem.base);
 			if (n >= 0 && n < 16)
@@ -283,7 +284,7 @@ static bool registers_same(struct pair *p)
 {
 	struct use ours = use_ours(&p->ours), theirs = use_theirs(p);
 	switch (p->ours.row->op) {
-	case OP_NOP: /* no operand is touched */
+	case OP_NOP:    /* no operand is touched */
 	case OP_STRING: /* rCX counts as used without REP too */
 	case OP_PUSHA:
 	case OP_POPA:
@@ -297,7 +298,8 @@ static bool registers_same(struct pair *p)
 		break;
 	}
 	const char *name = p->ours.row->name;
-	if (name[0] == 'b' && name[1] == 's' && theirs.written) /* BSF, BSR: the destination stays when the source is 0 */
+	if (name[0] == 'b' && name[1] == 's' &&
+	    theirs.written) /* BSF, BSR: the destination stays when the source is 0 */
 		ours.read &= theirs.read | ~theirs.written;
 	if (ours.read != theirs.read)
 		return DIFFER(p, "registers read: %04x, Zydis %04x", ours.read, theirs.read);
@@ -327,9 +329,10 @@ static bool flags_same(struct pair *p)
 
 static bool zydis_decode(struct pair *p, const uint8_t *bytes, size_t avail)
 {
-	static const ZydisMachineMode machine_mode[] = {ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_MACHINE_MODE_LEGACY_32,
-							ZYDIS_MACHINE_MODE_LONG_64};
-	static const ZydisStackWidth stack_width[] = {ZYDIS_STACK_WIDTH_16, ZYDIS_STACK_WIDTH_32, ZYDIS_STACK_WIDTH_64};
+	static const ZydisMachineMode machine_mode[] = { ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_MACHINE_MODE_LEGACY_32,
+							 ZYDIS_MACHINE_MODE_LONG_64 };
+	static const ZydisStackWidth stack_width[] = { ZYDIS_STACK_WIDTH_16, ZYDIS_STACK_WIDTH_32,
+						       ZYDIS_STACK_WIDTH_64 };
 	ZydisDecoder decoder;
 	ZydisDecoderInit(&decoder, machine_mode[p->mode], stack_width[p->mode]);
 	ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
@@ -351,7 +354,7 @@ static bool zydis_decode(struct pair *p, const uint8_t *bytes, size_t avail)
 
 enum insn_zydis insn_zydis_compare(enum insn_mode mode, const uint8_t *bytes, size_t avail, char *why, size_t why_size)
 {
-	struct pair pair = {.mode = mode, .why = why, .why_size = why_size};
+	struct pair pair = { .mode = mode, .why = why, .why_size = why_size };
 	int rc = insn_decode(&pair.ours, bytes, avail, mode);
 	bool ours = rc == 0 && pair.ours.op != OP_UD;
 	bool theirs = zydis_decode(&pair, bytes, avail);
@@ -368,8 +371,8 @@ enum insn_zydis insn_zydis_compare(enum insn_mode mode, const uint8_t *bytes, si
 			 theirs ? ZydisMnemonicGetString(pair.z.mnemonic) : "undefined");
 		return INSN_ZYDIS_DIFFERENT;
 	}
-	bool same = pair.ours.len == pair.z.length ||
-		    DIFFER(&pair, "length: %u, Zydis %u", pair.ours.len, pair.z.length);
+	bool same =
+	    pair.ours.len == pair.z.length || DIFFER(&pair, "length: %u, Zydis %u", pair.ours.len, pair.z.length);
 	same = same && memory_same(&pair) && registers_same(&pair) && flags_same(&pair);
 	return same ? INSN_ZYDIS_SAME : INSN_ZYDIS_DIFFERENT;
 }
