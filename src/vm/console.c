@@ -149,6 +149,7 @@ static void take_input(struct console *console)
 		return;
 	}
 	if (console->vm->config.console_escape && memchr(at, ESCAPE, (size_t)n)) {
+		console_give_up(console); /* a vCPU may be waiting for a reader */
 		vm_request_end(console->vm, VM_LEFT, 0, "left with Ctrl-]");
 		return;
 	}

@@ -54,6 +54,11 @@ uint64_t kvmclock_ns(const struct kvmclock *clock, uint64_t tsc)
 	return clock->base_ns + (uint64_t)((u128)delta * clock->mul >> 32);
 }
 
+void kvmclock_set_wall(struct kvmclock *clock, uint64_t tsc, uint64_t wall_ns)
+{
+	clock->wall_ns = wall_ns - kvmclock_ns(clock, tsc);
+}
+
 /* Both structures begin with their version. x86 stores are seen in order, so only the compiler needs the fences. */
 static void publish(void *guest, void *info, size_t size)
 {

@@ -17,13 +17,16 @@ struct kvmclock {
 	uint64_t base_ns;
 	uint32_t mul;
 	int8_t shift;     /* negative: to the right */
-	uint64_t wall_ns; /* UTC in ns since 1970 when this clock read 0 */
+	uint64_t wall_ns; /* UTC in ns since 1970 when this clock read 0, which kvmclock_set_wall may correct */
 };
 
 enum { KVMCLOCK_TIME_SIZE = 32, KVMCLOCK_WALL_SIZE = 12 };
 
 /* The clock reads `ns` when the TSC reads `tsc`; wall_ns is the time of day at that moment. */
 void kvmclock_init(struct kvmclock *clock, uint64_t tsc, uint64_t tsc_khz, uint64_t ns, uint64_t wall_ns);
+
+/* The time of day is wall_ns when the TSC reads `tsc`: for a guest that starts again after the host's clock was set. */
+void kvmclock_set_wall(struct kvmclock *clock, uint64_t tsc, uint64_t wall_ns);
 
 /* The formula, as a guest computes it. */
 uint64_t kvmclock_ns(const struct kvmclock *clock, uint64_t tsc);

@@ -95,6 +95,10 @@ static void test_wall_clock_is_when_the_clock_was_zero(void **state)
 	assert_int_equal(page[0] & 1, 0);
 	assert_int_equal(page[1], 1700000001);
 	assert_int_equal(page[2], 5);
+	kvmclock_set_wall(&c, 1000000000, 1700000010500000000); /* a second later, by the TSC */
+	kvmclock_write_wall(&c, page);
+	assert_int_equal(page[1], 1700000007);
+	assert_int_equal(page[2], 500000000);
 }
 
 int main(void)

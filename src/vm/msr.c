@@ -6,11 +6,14 @@
 #include "vm/msr.h"
 
 #include <assert.h>
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/memory.h"
 #include "vm/kvmclock.h"
 #include "vm/platform.h"
+#include "vm/state.h"
 
 enum who { ANY, AMD, INTEL };
 
@@ -237,4 +240,54 @@ bool msrs_write(struct msrs *msrs, uint32_t index, uint64_t value)
 		return false;
 	msrs->value[slot] = value;
 	return true;
+}
+
+/* ---- saved state ---- */
+
+static bool belongs(const struct msrs *msrs, const struct row *row)
+{
+	return row->how != DROP && row->writable && (row->who == ANY || (row->who == AMD) == msrs->config.amd);
+}
+
+static void field_name(char name[16], uint32_t index)
+{
+	snprintf(name, 16, "%08x", index);
+}
+
+void msrs_save(const struct msrs *msrs, struct state_writer *w)
+{
+	unsigned slot = 0;
+	char name[16];
+
+	for (unsigned i = 0; i < ROWS; i++)
+		for (unsigned n = 0; n < rows[i].count; n++, slot++) {
+			if (!belongs(msrs, &rows[i]))
+				continue;
+			field_name(name, rows[i].first + n);
+			state_put_u64(w, name, msrs->value[slot]);
+		}
+}
+
+int msrs_load(struct msrs *msrs, struct state_reader *r, struct error *err)
+{
+	uint64_t value;
+	char name[16];
+
+	msrs_reset(msrs);
+	for (unsigned i = 0; i < ROWS; i++)
+		for (unsigned n = 0; n < rows[i].count; n++) {
+			uint32_t index = rows[i].first + n;
+			field_name(name, index);
+			/* One that an older version did not have keeps its reset value. */
+			if (!belongs(msrs, &rows[i]) || !state_has(r, name))
+				continue;
+			state_get_u64(r, name, &value);
+			if (state_failed(r, err))
+				return -EINVAL;
+			/* The wall clock is a command: its value is only what was last written. */
+			if (rows[i].how != KVM_WALL && !msrs_write(msrs, index, value))
+				return error_set(err, -EINVAL, "MSR %s can't be %#llx", name,
+						 (unsigned long long)value);
+		}
+	return 0;
 }

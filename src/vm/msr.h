@@ -13,8 +13,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct error;
 struct kvmclock;
 struct msrs;
+struct state_reader;
+struct state_writer;
 
 struct msr_config {
 	bool amd;
@@ -31,6 +34,11 @@ void msrs_destroy(struct msrs *msrs);
 
 /* Power-up values, and MTRRs as firmware leaves them. */
 void msrs_reset(struct msrs *msrs);
+
+/* Fields of the current section: one for each register that can be written, by its index. Loading puts KVM's clock back
+ * into guest memory, which must have been loaded before; -EINVAL for values that a guest could not have written. */
+void msrs_save(const struct msrs *msrs, struct state_writer *w);
+int msrs_load(struct msrs *msrs, struct state_reader *r, struct error *err);
 
 /* false: #GP(0). */
 bool msrs_read(struct msrs *msrs, uint32_t index, uint64_t *value);

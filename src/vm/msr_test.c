@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,6 +11,7 @@
 
 #include "vm/kvmclock.h"
 #include "vm/msr.h"
+#include "vm/state.h"
 
 enum { MEMORY = 8192 };
 
@@ -155,6 +157,54 @@ static void test_kvm_clock_is_written_into_memory(void **state)
 	assert_int_equal(g->written, KVMCLOCK_TIME_SIZE + KVMCLOCK_WALL_SIZE);
 }
 
+static struct state_reader *saved(struct msrs *msrs, struct state_writer *w)
+{
+	struct state_reader *r;
+	const void *bytes;
+	size_t size;
+
+	state_begin(w, "msr", 0, 1);
+	msrs_save(msrs, w);
+	assert_int_equal(state_writer_finish(w, &bytes, &size, NULL), 0);
+	assert_int_equal(state_reader_create(&r, bytes, size, NULL), 0);
+	assert_int_equal(state_enter(r, "msr", 0, 1, NULL, NULL), 0);
+	return r;
+}
+
+static void test_saved_and_loaded(void **state)
+{
+	struct guest *g = *state;
+	struct error err;
+
+	assert_true(msrs_write(g->amd, 0x202, 0x80000006));
+	assert_true(msrs_write(g->amd, 0x48, 1));
+	assert_true(msrs_write(g->amd, 0x4b564d01, 0x1001));
+	struct state_writer *w = state_writer_create();
+	struct state_reader *r = saved(g->amd, w);
+	msrs_reset(g->amd);
+	memset(g->memory, 0, MEMORY);
+	assert_int_equal(msrs_load(g->amd, r, &err), 0);
+	assert_int_equal(get(g->amd, 0x202), 0x80000006);
+	assert_int_equal(get(g->amd, 0x48), 1);
+	assert_int_equal(get(g->amd, 0x4b564d01), 0x1001);
+	assert_int_equal(g->memory[0x1000 + 29], 1); /* the guest's clock runs again */
+	state_reader_destroy(r);
+	state_writer_destroy(w);
+
+	/* What no guest could have written. */
+	w = state_writer_create();
+	state_begin(w, "msr", 0, 1);
+	state_put_u64(w, "00000202", 0x80000002);
+	const void *bytes;
+	size_t size;
+	assert_int_equal(state_writer_finish(w, &bytes, &size, NULL), 0);
+	assert_int_equal(state_reader_create(&r, bytes, size, NULL), 0);
+	assert_int_equal(state_enter(r, "msr", 0, 1, NULL, NULL), 0);
+	assert_int_equal(msrs_load(g->amd, r, &err), -EINVAL);
+	state_reader_destroy(r);
+	state_writer_destroy(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -163,6 +213,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_mtrrs_begin_as_firmware_leaves_them, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_mtrrs_take_only_what_can_be, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_kvm_clock_is_written_into_memory, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_saved_and_loaded, set_up, tear_down),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

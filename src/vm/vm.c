@@ -72,6 +72,14 @@ static void clear_memory(struct vm *vm)
 	}
 }
 
+static uint64_t wall_clock(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
 static int load(struct vm *vm, struct error *err)
 {
 	struct boot_config config = {
@@ -82,6 +90,7 @@ static int load(struct vm *vm, struct error *err)
 	};
 	struct engine_cpu_state *entry = memory_zalloc(sizeof(*entry));
 
+	kvmclock_set_wall(&vm->kvmclock, vm->ops->vm_tsc(vm->engine), wall_clock());
 	engine_cpu_state_reset(entry);
 	int rc = boot_load(&config, &vm->memory, entry, err);
 	if (!rc) {
@@ -246,14 +255,6 @@ static int make_engine(struct vm *vm, struct error *err)
 	return rc ? error_prefix(err, rc, "engine %s", vm->ops->name) : 0;
 }
 
-static uint64_t wall_clock(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
-
 /* The vCPUs as far as chips need them; vcpu_create, which the engine may use the chips in, comes after those. */
 static int make_cpus_and_chips(struct vm *vm, struct error *err)
 {
@@ -261,7 +262,7 @@ static int make_cpus_and_chips(struct vm *vm, struct error *err)
 	struct cpuid_config config = { .vcpus = vm->config.cpus, .tsc_khz = khz, .filter = vm->ops->cpuid_filter };
 
 	vm->cpuid = cpuid_create(&config);
-	kvmclock_init(&vm->kvmclock, vm->ops->vm_tsc(vm->engine), khz, 0, wall_clock());
+	kvmclock_init(&vm->kvmclock, vm->ops->vm_tsc(vm->engine), khz, 0, 0);
 	vm->vcpu = memory_zalloc(sizeof(*vm->vcpu) * vm->config.cpus);
 	vm->vcpus = vm->config.cpus;
 	for (unsigned i = 0; i < vm->vcpus; i++) {
