@@ -154,6 +154,26 @@ struct soft_block *cache_find_pc(struct soft_cache *cache, const uint8_t *pc)
 	return NULL;
 }
 
+const struct soft_map *cache_find_map(const struct soft_block *block, const uint8_t *pc)
+{
+	uint32_t at = (uint32_t)(pc - block->start);
+	const struct soft_map *best = NULL;
+	for (unsigned i = 0; i < block->maps && block->map[i].host <= at; i++)
+		best = &block->map[i];
+	return best;
+}
+
+bool soft_code_rip(struct soft_vm *vm, uint64_t pc, uint64_t mask, uint64_t *rip)
+{
+	uint64_t offset = (pc - (uintptr_t)vm->cache->exec_view) & mask;
+	if (offset >= CODE_SIZE)
+		return false;
+	const struct soft_block *b = cache_find_pc(vm->cache, vm->cache->exec_view + offset);
+	const struct soft_map *m = b ? cache_find_map(b, vm->cache->exec_view + offset) : NULL;
+	*rip = m ? b->rip + m->guest : 0;
+	return true;
+}
+
 void *cache_alloc(struct soft_cache *cache, size_t size)
 {
 	size = (size + 15) & ~(size_t)15;

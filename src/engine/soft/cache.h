@@ -81,6 +81,8 @@ struct soft_block *cache_find(struct soft_cache *cache, uint64_t gpa, uint64_t r
 
 /* The block whose code holds the executable address pc, or NULL. Async-signal-safe against the calling vCPU. */
 struct soft_block *cache_find_pc(struct soft_cache *cache, const uint8_t *pc);
+/* The guest instruction whose copy pc is in, or NULL. Async-signal-safe. */
+const struct soft_map *cache_find_map(const struct soft_block *block, const uint8_t *pc);
 
 /* How often cache_insert was called: unchanged, a look-up that found nothing still would not. */
 unsigned cache_inserts(const struct soft_cache *cache);

@@ -353,5 +353,8 @@ static inline unsigned soft_cpl(const struct soft_cpu *cpu)
 bool soft_page_is_code(struct soft_vm *vm, uint64_t gpa);
 /* Bytes of a code page were changed: drops what was translated from them. Light. Returns true if anything was. */
 bool soft_code_written(struct soft_vm *vm, uint64_t gpa, uint64_t size);
+/* Does `pc`, of which the bits of mask are known, lie in translated code? If so *rip is that of the guest's instruction
+ * (above the low 32 bits meaningless where code is not 64-bit), or 0. */
+bool soft_code_rip(struct soft_vm *vm, uint64_t pc, uint64_t mask, uint64_t *rip);
 
 #endif

@@ -133,6 +133,15 @@ bool soft_code_written(struct soft_vm *vm, uint64_t gpa, uint64_t size)
 	return false;
 }
 
+bool soft_code_rip(struct soft_vm *vm, uint64_t pc, uint64_t mask, uint64_t *rip)
+{
+	(void)vm;
+	(void)pc;
+	(void)mask;
+	(void)rip;
+	return false;
+}
+
 /* ---- the machine's callbacks ---- */
 
 static void sys_pio(void *ctx, uint16_t port, void *data, unsigned size, bool write)

@@ -51,6 +51,7 @@ soft_helper_fn *const soft_helper[OP_COUNT] = {
 	[OP_MASKED_LOAD] = soft_help_masked_load,
 	[OP_MASKED_STORE] = soft_help_masked_store,
 	[OP_GATHER] = soft_help_gather,
+	[OP_FPU_POINTERS] = soft_help_fpu_pointers,
 	[OP_PUSHF] = soft_help_pushf,
 	[OP_PUSHA] = soft_help_pusha,
 	[OP_POPA] = soft_help_popa,

@@ -27,7 +27,8 @@ enum insn_op {
 	/* Data movement with a translation of its own. */
 	OP_LEA, OP_MOFFS /* A0-A3 */, OP_XLAT, OP_BT_MEM /* BT/BTS/BTR/BTC m, r (bit string); m, imm is COPY */,
 	OP_MOV_FROM_SEG /* 8C */,
-	OP_SETCC, OP_XSAVE /* XSAVE, XSAVEC, XSAVEOPT, XRSTOR */, OP_CLFLUSH /* checks a byte's read, then nothing */,
+	OP_SETCC, OP_XSAVE /* XSAVE, XSAVEC, XSAVEOPT, XRSTOR */, OP_FPU_SAVE /* FNSAVE, FNSTENV, FXSAVE */,
+	OP_CLFLUSH /* checks a byte's read, then nothing */,
 	/* Flags that live in memory. */
 	OP_CLI, OP_STI, OP_CLD, OP_STD, OP_CLAC, OP_STAC,
 	/* Everything from here on is a C helper: void soft_helper(cpu, insn, ea). */
@@ -46,6 +47,7 @@ enum insn_op {
 		* middle (a kick, a store into code) it leaves rip at the instruction that is next and unwinds */,
 	OP_MASKED_LOAD, OP_MASKED_STORE /* VMASKMOVPx, VPMASKMOVx, MASKMOVQ/DQU: only enabled lanes may fault; copied
 		* where all of the operand is ordinary memory */, OP_GATHER,
+	OP_FPU_POINTERS, /* in no row: follows what saves the x87's environment */
 	OP_PUSHF, OP_PUSHA, OP_POPA, OP_ENTER, OP_PUSH_SEG, OP_PUSH_SLOW, OP_POP_SLOW,
 	OP_LEAVE_SLOW,
 	OP_MOV_FROM_CR, OP_MOV_FROM_DR, OP_SMSW, OP_RDMSR, OP_CPUID, OP_RDTSC, OP_RDTSCP, OP_RDPMC, OP_RDPID,

@@ -337,15 +337,6 @@ static void take_registers(struct soft_cpu *cpu, const greg_t *g)
 	}
 }
 
-static const struct soft_map *find_map(const struct soft_block *b, const uint8_t *pc)
-{
-	uint32_t at = (uint32_t)(pc - b->start);
-	const struct soft_map *best = NULL;
-	for (unsigned i = 0; i < b->maps && b->map[i].host <= at; i++)
-		best = &b->map[i];
-	return best;
-}
-
 static int vector_of(int signal, const greg_t *g)
 {
 	switch (g[REG_TRAPNO]) {
@@ -377,7 +368,7 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 	struct soft_cpu *cpu = current_cpu();
 	const uint8_t *pc = (const uint8_t *)g[REG_RIP]; /* NOLINT(performance-no-int-to-ptr) */
 	struct soft_block *b = cpu ? cache_find_pc(cpu->vm->cache, pc) : NULL;
-	const struct soft_map *m = b ? find_map(b, pc) : NULL;
+	const struct soft_map *m = b ? cache_find_map(b, pc) : NULL;
 	int vector = vector_of(signal, g);
 	if (!m || vector < 0) {
 		/* Not ours: let it happen again, undisturbed. */
@@ -393,6 +384,8 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 	}
 	if (m->flags_host)
 		cpu->flags = (uint32_t)((g[REG_EFL] & 0xff) << 8 | (g[REG_EFL] >> 11 & 1));
+	if (vector == EXC_XM && !(cpu->cr4 & CR4_OSXMMEXCPT))
+		vector = EXC_UD;
 	cpu->rip = b->rip + m->guest;
 	cpu->exc.pending = true;
 	cpu->exc.vector = (uint8_t)vector;

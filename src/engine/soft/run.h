@@ -26,6 +26,9 @@ uint64_t soft_linear_of(struct soft_cpu *cpu, uint64_t offset, uint32_t how);
 void soft_exit_regs(void);
 void soft_dispatch(void);
 
+/* Puts the guest's addresses into the x87 part of an image in FXSAVE64's or XSAVE64's format (fpu.c). */
+void soft_fpu_pointers(const struct soft_cpu *cpu, uint8_t *image);
+
 /* Installs the process-wide handlers for the faults that copied instructions raise; once, idempotent. */
 int soft_signals_init(struct error *err);
 

@@ -262,6 +262,8 @@ soft_helper_fn soft_help_rdmsr, soft_help_wrmsr, soft_help_rdtsc, soft_help_rdts
 soft_helper_fn soft_help_cpuid, soft_help_xsetbv, soft_help_xgetbv;
 /* io.c */
 soft_helper_fn soft_help_in, soft_help_out;
+/* fpu.c */
+soft_helper_fn soft_help_fpu_pointers;
 /* vector.c */
 soft_helper_fn soft_help_gather, soft_help_masked_load, soft_help_masked_store;
 /* bcd.c */

@@ -30,6 +30,7 @@ struct trans_stub {
 	uint8_t *after;  /* where the instruction goes on after the op */
 	trans_op *op;
 	uint32_t how;
+	uint32_t how_without_avx; /* XSAVE: the one to take when EAX does not ask for AVX state; or 0 */
 	unsigned insn;
 	const struct insn *helper; /* of a C helper that then does all of the access, or NULL */
 	enum flag_state before, done; /* of the flags at resume and at after */
@@ -186,6 +187,7 @@ void trans_xlat(struct trans *t, unsigned i);
 void trans_bt(struct trans *t, unsigned i);
 void trans_mov_from_seg(struct trans *t, unsigned i);
 void trans_xsave(struct trans *t, unsigned i);
+void trans_fpu_save(struct trans *t, unsigned i);
 void trans_clflush(struct trans *t, unsigned i);
 void trans_rdtsc(struct trans *t, unsigned i);
 void trans_cli(struct trans *t, unsigned i);

@@ -199,6 +199,12 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 	emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[7]));
 	trans_set_rip(t, trans_rip(t, s->insn));
 	emit_mov_imm(e, T1, s->how);
+	if (s->how_without_avx) {
+		emit16(e, 0x04a8); /* test al, 4 */
+		uint8_t *skip = emit_jcc(e, CC_NZ, false);
+		emit_mov_imm(e, T1, s->how_without_avx | t->mmu << SOFT_HOW_MMU_SHIFT);
+		emit_patch(skip, e->p);
+	}
 	emit_call_gs(e, CPU_OFF(thunk) + 8 * SOFT_THUNK_MEM);
 	if (!(s->how & SOFT_HOW_WRITE)) {
 		emit_jmp_to(e, s->resume);

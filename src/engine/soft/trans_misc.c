@@ -292,6 +292,14 @@ void trans_mov_from_seg(struct trans *t, unsigned i)
 	trans_access(t, i, how, op_store_selector);
 }
 
+/* What has been stored at T0 has addresses of the host's in it. */
+static void fix_fpu_pointers(struct trans *t, unsigned i)
+{
+	const struct insn *copy = trans_keep_insn(t, i, OP_FPU_POINTERS);
+	emit_mov_imm(&t->e, T1, (uintptr_t)copy);
+	emit_call_gs(&t->e, CPU_OFF(thunk) + 8 * SOFT_THUNK_HELPER);
+}
+
 /* The guest's XCR0 may be a part of the host's: the requested components are cut down to it. */
 static void op_xsave(struct trans *t, unsigned i)
 {
@@ -308,16 +316,37 @@ static void op_xsave(struct trans *t, unsigned i)
 	emit_modrm(e, 0, in->modrm >> 3 & 7, T0);
 	emit_gs(e, EMIT_MOV_LOAD, 8, HOST_RAX, CPU_OFF(scratch[0]));
 	emit_gs(e, EMIT_MOV_LOAD, 8, HOST_RDX, CPU_OFF(scratch[1]));
+	if (in->mem_acc & ACC_W)
+		fix_fpu_pointers(t, i);
 }
 
 void trans_xsave(struct trans *t, unsigned i)
 {
-	unsigned size = t->mode & SOFT_MODE_AVX ? 832 : 576;
-	unsigned acc = t->insn[i].mem_acc & ACC_W ? ACC_RW : ACC_R;
+	enum { WITHOUT_AVX = 576, WITH_AVX = 832 };
+	const struct insn *in = &t->insn[i];
+	unsigned acc = in->mem_acc & ACC_W ? ACC_RW : ACC_R;
+	bool avx = t->mode & SOFT_MODE_AVX;
+	uint32_t how = how_operand(in, avx ? WITH_AVX : WITHOUT_AVX, acc);
 	trans_clobber(t, t->live[i]);
-	uint32_t how = how_operand(&t->insn[i], size, acc);
 	trans_linear(t, i, how);
 	trans_access(t, i, how, op_xsave);
+	if (avx && !t->failed)
+		t->stub[t->stubs - 1].how_without_avx = how - WITH_AVX + WITHOUT_AVX;
+}
+
+static void op_fpu_save(struct trans *t, unsigned i)
+{
+	op_copy(t, i);
+	fix_fpu_pointers(t, i);
+}
+
+void trans_fpu_save(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	uint32_t how = how_operand(in, in->mem_size, in->mem_acc);
+	trans_clobber(t, t->live[i]);
+	trans_linear(t, i, how);
+	trans_access(t, i, how, op_fpu_save);
 }
 
 static void op_nothing(struct trans *t, unsigned i)

@@ -338,6 +338,9 @@ static void emit_insn(struct trans *t, unsigned i)
 	case OP_XSAVE:
 		trans_xsave(t, i);
 		break;
+	case OP_FPU_SAVE:
+		trans_fpu_save(t, i);
+		break;
 	case OP_CLFLUSH:
 		trans_clflush(t, i);
 		break;
