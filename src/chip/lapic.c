@@ -340,6 +340,7 @@ struct lapic *lapic_create(const struct lapic_config *config)
 	lapic->id = config->id;
 	lapic->can_x2apic = config->x2apic;
 	lapic->can_deadline = config->tsc_deadline;
+	lapic->address_mask = (UINT64_C(1) << (config->phys_bits ? config->phys_bits : 52)) - 4096;
 	atomic_init(&lapic->deliverable, DELIVERABLE_NONE);
 	pthread_mutex_init(&lapic->lock, NULL);
 	lapic->timer = timer_create_on(config->clock, lapic_timer_expired, lapic);

@@ -71,6 +71,7 @@ struct lapic_config {
 	uint8_t id;        /* the initial APIC id, unique on the bus; 0 is the boot CPU */
 	bool x2apic;       /* x2APIC mode can be enabled: must agree with CPUID leaf 1 */
 	bool tsc_deadline; /* likewise */
+	uint8_t phys_bits; /* of a physical address: CPUID leaf 0x80000008; 0 means 52 */
 	struct lapic_host host;
 };
 

@@ -63,6 +63,7 @@ struct lapic {
 	struct timer *timer;
 	uint8_t id;
 	bool can_x2apic, can_deadline;
+	uint64_t address_mask; /* of the base MSR */
 
 	/* Read by any thread without the lock (routing, lapic_has_interrupt), written with it. */
 	_Atomic uint64_t base; /* IA32_APIC_BASE */

@@ -16,8 +16,6 @@
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_X2APIC 0x800u
 
-#define BASE_ADDRESS_MASK 0x000ffffffffff000u
-
 uint64_t lapic_base(const struct lapic *lapic)
 {
 	return atomic_load(&lapic->base);
@@ -247,7 +245,7 @@ static void page_write(struct lapic *lapic, unsigned reg, uint32_t value)
 bool lapic_mmio(struct lapic *lapic, uint64_t gpa, void *data, unsigned size, bool write)
 {
 	uint64_t base = atomic_load_explicit(&lapic->base, memory_order_relaxed);
-	uint64_t offset = gpa - (base & BASE_ADDRESS_MASK);
+	uint64_t offset = gpa - (base & lapic->address_mask);
 
 	if (offset >= 4096 || (base & (BASE_ENABLED | BASE_X2APIC)) != BASE_ENABLED)
 		return false;
@@ -336,7 +334,7 @@ static bool write_base(struct lapic *lapic, uint64_t value)
 	uint64_t old = atomic_load(&lapic->base);
 	bool enabled = value & BASE_ENABLED, x2apic = value & BASE_X2APIC;
 
-	if (value & ~(BASE_ADDRESS_MASK | BASE_BSP | BASE_X2APIC | BASE_ENABLED))
+	if (value & ~(lapic->address_mask | BASE_BSP | BASE_X2APIC | BASE_ENABLED))
 		return false;
 	if (x2apic && (!enabled || !lapic->can_x2apic || !(old & BASE_ENABLED)))
 		return false;

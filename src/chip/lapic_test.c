@@ -95,6 +95,7 @@ static int setup(void **state)
 			.id = i,
 			.x2apic = true,
 			.tsc_deadline = true,
+			.phys_bits = 40,
 			.host = { .ctx = cpu,
 				  .kick = kick,
 				  .init = on_init,
@@ -564,6 +565,8 @@ static void test_x2apic_transitions(void **state)
 	assert_false(lapic_msr_read(cpu->lapic, 0x802, &value));             /* not in this mode */
 	assert_false(lapic_msr_write(cpu->lapic, 0x1b, PAGE | 1 << 10));     /* without EN */
 	assert_false(lapic_msr_write(cpu->lapic, 0x1b, PAGE | 1 << 11 | 1)); /* reserved */
+	assert_false(lapic_msr_write(cpu->lapic, 0x1b, PAGE | 1 << 11 | UINT64_C(1) << 40));
+	assert_true(lapic_msr_write(cpu->lapic, 0x1b, UINT64_C(0xff00000000) | 1 << 11));
 	assert_true(lapic_msr_write(cpu->lapic, 0x1b, PAGE));
 	assert_false(lapic_msr_write(cpu->lapic, 0x1b, PAGE | 3 << 10)); /* off to x2APIC */
 	assert_true(lapic_msr_write(cpu->lapic, 0x1b, PAGE | 1 << 11));

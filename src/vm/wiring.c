@@ -61,6 +61,7 @@ static int make_lapics(struct vm *vm, struct error *err)
 		    .id = (uint8_t)i,
 		    .x2apic = true,
 		    .tsc_deadline = true,
+		    .phys_bits = (uint8_t)cpuid_phys_bits(vm->cpuid),
 		    .host =
 			{
 			    .ctx = &vm->vcpu[i],
