@@ -383,6 +383,7 @@ static void iret_to_v8086(struct soft_cpu *cpu, struct soft_stack *st, uint16_t 
 	if (rip > 0xffff)
 		soft_raise(cpu, EXC_GP, 0);
 	soft_set_rflags(cpu, image);
+	cpu->resume = image & RF_RF;
 	for (unsigned i = 0; i < 5; i++)
 		soft_load_seg_real(cpu, order[i], selector[i]);
 	soft_load_seg_real(cpu, ENGINE_CS, cs);
@@ -434,6 +435,7 @@ static void iret_protected(struct soft_cpu *cpu, unsigned size)
 		return_stack(cpu, &to, rsp);
 	soft_enter_code(cpu, &to.code, to.cpl, rip);
 	soft_load_rflags(cpu, image, mask);
+	cpu->resume = size > 2 && (image & RF_RF);
 	if (outer)
 		soft_drop_segs(cpu, to.cpl);
 	iret_done(cpu);

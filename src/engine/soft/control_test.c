@@ -19,7 +19,7 @@ static void test_syscall64(void **state)
 	set_star(m);
 	sys_set_cpl(m, SEL_UCODE64, SEL_UDATA);
 	m->cpu->sysflags |= RF_IF | RF_AC;
-	m->cpu->stepped = true;
+	m->cpu->stepped = m->cpu->step_trap = true;
 	soft_set_arith(m->cpu, FLAG_ZF | FLAG_CF);
 	SYS_OK(m, sys_exec(m, 0x0f, 0x05));
 	assert_int_equal(m->cpu->rip, m->cpu->lstar);
@@ -33,7 +33,8 @@ static void test_syscall64(void **state)
 	assert_true(soft_code64(m->cpu));
 
 	/* SYSRETQ. With TF set at its end it traps; and a waiting interrupt is looked at again, since IF becomes set. */
-	assert_false(m->cpu->stepped);
+	assert_false(m->cpu->step_trap);
+	m->cpu->stepped = false;
 	m->cpu->irq_pending = 1;
 	m->cpu->gpr[11] |= RF_TF;
 	SYS_OK(m, sys_exec(m, 0x48, 0x0f, 0x07));

@@ -108,7 +108,7 @@ enum {
 	SOFT_MODE_LMA = 1 << 8,
 	SOFT_MODE_DF = 1 << 9,       /* RFLAGS.DF */
 	SOFT_MODE_AC = 1 << 10,      /* CPL < 3 and user pages may be touched: RFLAGS.AC, or CR4.SMAP clear */
-	SOFT_MODE_STEP = 1 << 11,    /* RFLAGS.TF: one instruction, then #DB */
+	SOFT_MODE_STEP = 1 << 11,    /* one instruction a block, for RFLAGS.TF and breakpoints */
 	SOFT_MODE_TS = 1 << 12,      /* CR0.TS */
 	SOFT_MODE_EM = 1 << 13,      /* CR0.EM */
 	SOFT_MODE_MP = 1 << 14,      /* CR0.MP */
@@ -181,7 +181,7 @@ struct soft_cpu {
 	uint32_t recheck;      /* a block that crosses pages found its second one out of the instruction TLB */
 	uint32_t shadow;       /* not 0: interrupts are held off until one instruction has run (1 STI, 3 MOV SS) */
 	uint64_t xcr0;
-	uint64_t tsc_offset;   /* guest TSC = host TSC + offset */
+	uint64_t tsc_offset;   /* guest TSC = host TSC + offset: IA32_TSC_ADJUST */
 	struct soft_tlb_entry tlb[SOFT_MMU_COUNT][SOFT_TLB_SIZE];
 	uint64_t itlb_of[2][SOFT_ITLB_SIZE];
 	struct soft_jc_entry jc[SOFT_JC_SIZE];
@@ -199,7 +199,7 @@ struct soft_cpu {
 	uint64_t dr[8];
 	uint64_t efer, star, lstar, cstar, sfmask, kernel_gs_base;
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-	uint64_t pat, tsc_aux, tsc_adjust; /* tsc_adjust is part of tsc_offset */
+	uint64_t pat, tsc_aux;
 	uint64_t pdpte[4];     /* PAE paging's, loaded by MOV CR3 */
 	bool nmi_masked, nmi_held, halted; /* held: an NMI that came while masked */
 	bool checks_alignment; /* CPL 3, RFLAGS.AC and CR0.AM (soft_update_mode's own) */
@@ -238,7 +238,14 @@ struct soft_cpu {
 	} bounce;
 	struct engine_run *run; /* of the vcpu_run under way */
 	bool leave;            /* the dispatcher must leave vcpu_run; run->exit is set */
-	bool stepped;          /* the block just entered was of SOFT_MODE_STEP: #DB when it is done */
+	bool stepped;          /* the block just entered was of SOFT_MODE_STEP: soft_single_step when it is done */
+	bool step_trap;        /* ... and RFLAGS.TF was set at its start */
+	bool resume;           /* RFLAGS.RF: no instruction breakpoint on the next instruction */
+	struct {
+		uint8_t data, io, code; /* the breakpoints that are enabled, a bit each (soft_watch_update) */
+		uint8_t hits;           /* those that the instruction has met */
+		bool again;             /* the instruction is to be run again, in a block of its own */
+	} watch;
 	_Alignas(64) uint8_t bounce_buf[SOFT_BOUNCE_SIZE + 128];
 	_Alignas(64) uint8_t xsave[ENGINE_XSAVE_SIZE];     /* guest vector state outside of vcpu_run and in heavy calls */
 	_Alignas(64) uint8_t host_fxsave[512];             /* the host's own control words */
@@ -323,8 +330,23 @@ _Noreturn void soft_raise_pf(struct soft_cpu *cpu, uint64_t linear, uint32_t err
 void soft_deliver(struct soft_cpu *cpu);
 /* Delivers an external interrupt (vector 2: the NMI, masked until IRET); may unwind as soft_deliver does. */
 void soft_interrupt(struct soft_cpu *cpu, unsigned vector);
-/* Called after each instruction of SOFT_MODE_STEP, with rip at the next: raises the single-step #DB. */
+/* Called after each instruction of SOFT_MODE_STEP, with rip at the next: raises the #DB of TF and of data breakpoints. */
 void soft_single_step(struct soft_cpu *cpu);
+/* Called before each block when watch.code or watch.again is set: raises an instruction breakpoint's #DB, or has the
+ * next block be of one instruction. */
+void soft_before_insn(struct soft_cpu *cpu);
+
+/* ---- watch.c: breakpoints ---- */
+
+/* Works out cpu->watch from DR7 and CR4. Whoever changes what is watched flushes the TLB. */
+void soft_watch_update(struct soft_cpu *cpu);
+/* Is there a data breakpoint on the page of `linear`? */
+bool soft_watches_page(const struct soft_cpu *cpu, uint64_t linear);
+/* Notes an access that is about to be made (`how` as for soft_mem_slow), or unwinds so that it comes again alone. */
+void soft_watch_access(struct soft_cpu *cpu, uint64_t linear, uint32_t how);
+void soft_watch_port(struct soft_cpu *cpu, uint16_t port, unsigned size);
+/* The instruction breakpoints on rip. */
+uint8_t soft_watch_code(const struct soft_cpu *cpu);
 
 /* ---- helpers.c (the table), string.c, system.h's files: the helpers ---- */
 

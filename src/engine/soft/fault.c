@@ -107,9 +107,29 @@ void soft_raise_db(struct soft_cpu *cpu, uint64_t dr6)
 
 void soft_single_step(struct soft_cpu *cpu)
 {
-	/* No trap between MOV SS and the instruction that goes with it. */
-	if (!(cpu->shadow & 2))
-		soft_raise_db(cpu, DR6_BS);
+	uint64_t dr6 = cpu->watch.hits | (cpu->step_trap ? DR6_BS : 0);
+
+	/* No trap between MOV SS and the instruction that goes with it: a breakpoint's comes after that one. */
+	if (cpu->shadow & 2) {
+		cpu->watch.again = cpu->watch.hits;
+		return;
+	}
+	cpu->watch.hits = 0;
+	soft_update_mode(cpu);
+	if (dr6)
+		soft_raise_db(cpu, dr6);
+}
+
+void soft_before_insn(struct soft_cpu *cpu)
+{
+	bool resume = cpu->resume;
+	uint8_t hits = cpu->watch.code ? soft_watch_code(cpu) : 0;
+
+	cpu->resume = false;
+	if (hits && !resume && !cpu->watch.again)
+		soft_raise_db(cpu, hits);
+	cpu->watch.again = false;
+	cpu->mode |= SOFT_MODE_STEP;
 }
 
 /* ---- delivery ---- */
@@ -142,6 +162,7 @@ static void deliver(struct soft_cpu *cpu, const struct soft_event *ev, bool exce
 	cpu->delivery.active = true;
 	soft_deliver_event(cpu, ev);
 	cpu->delivery.active = false;
+	cpu->resume = false;
 	cpu->halted = false;
 	cpu->shadow = 0;
 }
@@ -159,10 +180,11 @@ void soft_deliver(struct soft_cpu *cpu)
 	if (in_set(ev.vector, VECTORS_FAULT))
 		ev.rflags |= RF_RF;
 	cpu->exc.pending = false;
+	cpu->watch.hits = 0;
 	if (ev.vector == EXC_PF)
 		cpu->cr2 = cpu->exc.cr2;
 	if (ev.vector == EXC_DB) {
-		cpu->dr[6] |= cpu->exc.dr6;
+		cpu->dr[6] = (cpu->dr[6] & ~15ull) | cpu->exc.dr6;
 		cpu->dr[7] &= ~(1ull << 13);
 	}
 	deliver(cpu, &ev, true, true, "exception");
@@ -172,6 +194,8 @@ void soft_interrupt(struct soft_cpu *cpu, unsigned vector)
 {
 	struct soft_event ev = { .vector = vector, .rip = cpu->rip, .rflags = soft_get_rflags(cpu) };
 
+	if (cpu->watch.code && cpu->resume)
+		ev.rflags |= RF_RF;
 	if (vector == EXC_NMI)
 		cpu->nmi_masked = true;
 	deliver(cpu, &ev, false, true, vector == EXC_NMI ? "nmi" : "interrupt");
@@ -183,7 +207,7 @@ void soft_software_interrupt(struct soft_cpu *cpu, unsigned vector, uint64_t nex
 
 	deliver(cpu, &ev, false, false, "int");
 	/* It cleared TF, and there is no trap after it. */
-	cpu->stepped = false;
+	cpu->step_trap = false;
 }
 
 void soft_help_int1(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
@@ -192,6 +216,8 @@ void soft_help_int1(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 
 	(void)ea;
 	cpu->dr[7] &= ~(1ull << 13);
+	cpu->dr[6] |= cpu->watch.hits;
+	cpu->watch.hits = 0;
 	deliver(cpu, &ev, true, true, "int1");
-	cpu->stepped = false;
+	cpu->step_trap = false;
 }

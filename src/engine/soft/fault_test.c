@@ -143,11 +143,11 @@ static void test_software(void **state)
 	(void)state;
 	sys_set_cpl(m, SEL_UCODE64, SEL_UDATA);
 	m->cpu->sysflags |= RF_IF;
-	m->cpu->stepped = true;
+	m->cpu->stepped = m->cpu->step_trap = true;
 	SYS_OK(m, sys_exec(m, 0xcc));
 	assert_int_equal(m->cpu->rip, SYS_HANDLER + EXC_BP * 16);
 	check_frame64(m, SYS_CODE + 1, SEL_UCODE64, RF_IF | 2, SYS_STACK3, SEL_UDATA);
-	assert_false(m->cpu->stepped);
+	assert_false(m->cpu->step_trap);
 	/* A trap gate leaves IF. */
 	sys_set_cpl(m, SEL_UCODE64, SEL_UDATA);
 	m->cpu->sysflags |= RF_IF;
@@ -170,6 +170,7 @@ static void test_debug(void **state)
 	(void)state;
 	m->cpu->dr[7] |= 1 << 13;
 	m->cpu->shadow = 3;
+	m->cpu->step_trap = true;
 	SYS_OK(m, soft_single_step(m->cpu));
 	m->cpu->shadow = 0;
 	assert_false(SYS_TRY(m, soft_single_step(m->cpu)));

@@ -2,8 +2,8 @@
 /* flags.c - RFLAGS, where its bits live, and the mode that follows from it and the rest of the state. */
 #include "engine/soft/system.h"
 
-/* RFLAGS bits that sysflags holds. RF is not among them: nothing but an instruction breakpoint would look at it, and it
- * is gone after the instruction anyway. */
+/* RFLAGS bits that sysflags holds. RF is not among them: only an instruction breakpoint looks at it, and it is gone after
+ * the instruction anyway (cpu->resume). */
 #define SYSFLAGS (RF_TF | RF_IF | RF_DF | RF_IOPL | RF_NT | RF_VM | RF_AC | RF_VIF | RF_VIP | RF_ID)
 
 uint32_t soft_get_arith(const struct soft_cpu *cpu)
@@ -137,7 +137,8 @@ void soft_update_mode(struct soft_cpu *cpu)
 		mode |= SOFT_MODE_LMA;
 	if (cpu->sysflags & RF_DF)
 		mode |= SOFT_MODE_DF;
-	if (cpu->sysflags & RF_TF)
+	soft_watch_update(cpu);
+	if ((cpu->sysflags & RF_TF) || cpu->watch.code)
 		mode |= SOFT_MODE_STEP;
 	if (cpl < 3 && ((cpu->sysflags & RF_AC) || !(cpu->cr4 & CR4_SMAP)))
 		mode |= SOFT_MODE_AC;

@@ -20,6 +20,8 @@ static bool permitted(struct soft_cpu *cpu, uint16_t port, unsigned size)
 
 void soft_check_io(struct soft_cpu *cpu, uint16_t port, unsigned size)
 {
+	if (cpu->watch.io)
+		soft_watch_port(cpu, port, size);
 	if (!(cpu->cr0 & CR0_PE))
 		return;
 	if ((soft_v8086(cpu) || soft_cpl(cpu) > soft_iopl(cpu)) && !permitted(cpu, port, size))

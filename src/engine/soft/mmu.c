@@ -104,6 +104,8 @@ static inline bool tlb_fill(struct soft_cpu *cpu, uint64_t linear, unsigned mmu,
 	unsigned index = soft_tlb_index(linear);
 	struct soft_tlb_entry *entry = &cpu->tlb[mmu][index];
 
+	if (__builtin_expect(cpu->watch.data, 0) && soft_watches_page(cpu, linear))
+		return false;
 	cpu->tlb_used[mmu][walk->flags & SOFT_TLB_GLOBAL][index / 64] |= 1ull << index % 64;
 	if (walk->flags & (SOFT_TLB_LARGE | SOFT_TLB_HUGE))
 		soft_tlb_note_large(cpu, linear, walk->flags);
@@ -244,6 +246,8 @@ uint8_t *soft_mem_slow(struct soft_cpu *cpu, uint64_t linear, uint32_t how)
 	bool writable;
 
 	cpu->bounce.kind = SOFT_BOUNCE_NONE;
+	if (__builtin_expect(cpu->watch.data, 0))
+		soft_watch_access(cpu, linear, how);
 	if (__builtin_expect((linear & SOFT_PAGE_MASK) + size > SOFT_PAGE_SIZE, 0))
 		return bounce_split(cpu, linear, how);
 	if (__builtin_expect(!walk_for(cpu, linear, how, &walk), 0))
@@ -368,6 +372,8 @@ void soft_probe_write(struct soft_cpu *cpu, uint64_t linear, unsigned size, bool
 	uint32_t how = size | SOFT_HOW_WRITE | mmu << SOFT_HOW_MMU_SHIFT;
 	struct soft_walk walk;
 
+	if (cpu->watch.data)
+		soft_watch_access(cpu, linear, how);
 	if (!walk_for(cpu, linear, how, &walk))
 		mem_fault(cpu, linear, how);
 	if ((linear & SOFT_PAGE_MASK) + size > SOFT_PAGE_SIZE) {
@@ -385,7 +391,7 @@ uint8_t *soft_page_slow(struct soft_cpu *cpu, uint64_t linear, enum soft_access 
 	struct soft_walk walk;
 	bool writable;
 
-	if (checks_alignment(cpu, how))
+	if (checks_alignment(cpu, how) || (cpu->watch.data && soft_watches_page(cpu, linear)))
 		return NULL;
 	if (!walk_for(cpu, linear, how, &walk))
 		mem_fault(cpu, linear, how);

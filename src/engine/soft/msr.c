@@ -33,7 +33,7 @@ static uint64_t *plain_msr(struct soft_cpu *cpu, uint32_t index)
 {
 	switch (index) {
 	case MSR_TSC_ADJUST:
-		return &cpu->tsc_adjust;
+		return &cpu->tsc_offset;
 	case MSR_SYSENTER_CS:
 		return &cpu->sysenter_cs;
 	case MSR_SYSENTER_ESP:
@@ -112,13 +112,6 @@ static bool write_efer(struct soft_cpu *cpu, uint64_t value)
 	return true;
 }
 
-/* IA32_TSC and IA32_TSC_ADJUST move together (SDM Vol. 3, 17.17.3). */
-static void adjust_tsc(struct soft_cpu *cpu, uint64_t delta)
-{
-	cpu->tsc_offset += delta;
-	cpu->tsc_adjust += delta;
-}
-
 static bool write_valid(uint32_t index, uint64_t value)
 {
 	switch (index) {
@@ -146,10 +139,6 @@ static bool write_msr(struct soft_cpu *cpu, uint32_t index, uint64_t value)
 
 	if (index == MSR_EFER)
 		return write_efer(cpu, value);
-	if (index == MSR_TSC_ADJUST) {
-		adjust_tsc(cpu, value - cpu->tsc_adjust);
-		return true;
-	}
 	if (plain) {
 		if (!write_valid(index, value))
 			return false;
@@ -157,7 +146,7 @@ static bool write_msr(struct soft_cpu *cpu, uint32_t index, uint64_t value)
 		return true;
 	}
 	if (index == MSR_TSC) {
-		adjust_tsc(cpu, value - (host_tsc() + cpu->tsc_offset));
+		cpu->tsc_offset = value - host_tsc();
 		return true;
 	}
 	soft_heavy_begin(cpu);

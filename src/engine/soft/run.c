@@ -296,6 +296,8 @@ const void *soft_next(struct soft_cpu *cpu)
 			cpu->leave = true;
 			return NULL;
 		}
+		if (cpu->watch.code || cpu->watch.again)
+			soft_before_insn(cpu);
 		struct soft_jc_entry *e = &cpu->jc[soft_jc_index(cpu->rip)];
 		if (e->rip == cpu->rip && e->mode == cpu->mode && !cpu->exit_link && !cpu->recheck)
 			return (const void *)(uintptr_t)e->code; /* only flat modes are ever entered */
@@ -307,6 +309,7 @@ const void *soft_next(struct soft_cpu *cpu)
 		cpu->exit_link = NULL;
 		if (cpu->mode & SOFT_MODE_STEP) {
 			cpu->stepped = true;
+			cpu->step_trap = cpu->sysflags & RF_TF;
 			return block->code_mem;
 		}
 		if (cpu->vm->trace & ENGINE_TRACE_EXEC) {

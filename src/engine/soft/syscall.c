@@ -23,7 +23,8 @@ static void finish(struct soft_cpu *cpu, uint64_t rflags)
 /* After SYSCALL and SYSRET the single-step trap comes if TF is set at their end, not at their start. */
 static void step_by_new_flags(struct soft_cpu *cpu)
 {
-	cpu->stepped = cpu->mode & SOFT_MODE_STEP;
+	cpu->step_trap = cpu->sysflags & RF_TF;
+	cpu->stepped |= cpu->step_trap;
 }
 
 void soft_help_syscall(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)

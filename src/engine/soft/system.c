@@ -188,7 +188,7 @@ void soft_help_clts(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 	soft_update_mode(cpu);
 }
 
-/* ---- debug registers (breakpoints are stored, and do not trigger) ---- */
+/* ---- debug registers (what they do is in watch.c) ---- */
 
 enum { DR6_BD = 1 << 13, DR7_GD = 1 << 13 };
 #define DR6_WRITABLE 0xe00full
@@ -211,6 +211,7 @@ void soft_help_mov_to_dr(struct soft_cpu *cpu, const struct insn *insn, uint64_t
 {
 	uint64_t value = soft_trunc(cpu->gpr[insn->rm & 15], soft_code64(cpu) ? 8 : 4);
 	unsigned n = debug_register(cpu, insn->reg);
+	bool watched;
 
 	(void)ea;
 	if (n >= 6 && value >> 32)
@@ -219,8 +220,14 @@ void soft_help_mov_to_dr(struct soft_cpu *cpu, const struct insn *insn, uint64_t
 		value = (value & DR6_WRITABLE) | DR6_ONES;
 	else if (n == 7)
 		value = (value & ~DR7_ZEROS) | DR7_ONES;
+	watched = (cpu->dr[7] & 0xff) || (n == 7 && (value & 0xff));
 	cpu->dr[n] = value;
 	cpu->rip = soft_next_rip(cpu, insn);
+	if (watched && n != 6) {
+		cpu->resume = false;
+		soft_tlb_flush(cpu, true);
+		soft_update_mode(cpu);
+	}
 }
 
 void soft_help_mov_from_dr(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)

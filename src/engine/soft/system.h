@@ -13,6 +13,7 @@
  *   syscall.c  SYSCALL, SYSENTER and back                                 near.c     near transfers, odd pushes and pops
  *   system.c   control and debug registers, HLT, TLB                      msr.c      model-specific registers, the TSC
  *   cpuid.c    CPUID and XCR0                                             io.c       IN, OUT
+ *   watch.c    breakpoints (its door is in cpu.h)
  *   bcd.c      decimal arithmetic and other leftovers of 16-bit times     helpers.c  the table
  */
 #ifndef PLURES_ENGINE_SOFT_SYSTEM_H

@@ -158,6 +158,7 @@ static void enter_task(struct soft_cpu *cpu, const struct soft_desc *d, const st
 		soft_tlb_flush(cpu, false);
 	}
 	soft_set_rflags(cpu, task->flags | (nested ? RF_NT : 0));
+	cpu->resume = task->flags & RF_RF;
 }
 
 static void push_error(struct soft_cpu *cpu, uint32_t error)
