@@ -332,10 +332,11 @@ const void *soft_next(struct soft_cpu *cpu)
 
 static void take_registers(struct soft_cpu *cpu, const greg_t *g)
 {
-	static const uint8_t reg[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_R15, REG_RBP, REG_RSI, REG_RDI,
-					 REG_R8,  REG_R9,  0,       0,       REG_R12, REG_R13, REG_R14, 0 };
+	enum { NOT_HELD = -1 }; /* and not 0, which is REG_R8 */
+	static const int8_t reg[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_R15, REG_RBP, REG_RSI, REG_RDI,
+					REG_R8,  REG_R9,  NOT_HELD, NOT_HELD, REG_R12, REG_R13, REG_R14, NOT_HELD };
 	for (unsigned i = 0; i < 16; i++) {
-		if (reg[i])
+		if (reg[i] != NOT_HELD)
 			cpu->gpr[i] = (uint64_t)g[reg[i]];
 	}
 }
