@@ -31,8 +31,9 @@ static void add_case(struct footprint *cases, unsigned *n, enum insn_mode mode, 
 	struct footprint *c = &cases[*n];
 	uint8_t padded[INSN_MAX_LEN] = { 0 };
 	memcpy(padded, bytes, size);
-	if (insn_decode(&c->insn, padded, INSN_MAX_LEN, mode) || (c->insn.op != OP_COPY && c->insn.op != OP_SETCC && c->insn.op != OP_FPU_SAVE) ||
-	    !c->insn.mem || !c->insn.mem_acc || c->insn.base != 3)
+	if (insn_decode(&c->insn, padded, INSN_MAX_LEN, mode) ||
+	    (c->insn.op != OP_COPY && c->insn.op != OP_SETCC && c->insn.op != OP_FPU_SAVE) || !c->insn.mem ||
+	    !c->insn.mem_acc || c->insn.base != 3)
 		return;
 	/* A register operand is rcx throughout. */
 	if (c->insn.row->reg_kind != REG_NONE && (c->insn.modrm >> 3 & 7) != 1)

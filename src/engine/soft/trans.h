@@ -32,7 +32,7 @@ struct trans_stub {
 	uint32_t how;
 	uint32_t how_without_avx; /* XSAVE: the one to take when EAX does not ask for AVX state; or 0 */
 	unsigned insn;
-	const struct insn *helper; /* of a C helper that then does all of the access, or NULL */
+	const struct insn *helper;    /* of a C helper that then does all of the access, or NULL */
 	enum flag_state before, done; /* of the flags at resume and at after */
 };
 
