@@ -7,14 +7,15 @@
 
 /* ---- near transfers ---- */
 
-static uint64_t near_mask(const struct soft_cpu *cpu, const struct insn *insn)
+/* 64-bit code has 64-bit targets, or with 66 those of 16 bits, as CPUs of AMD do it (see insn.h). */
+static uint64_t near_mask(const struct insn *insn)
 {
-	return soft_code64(cpu) ? ~0ull : insn->opsize == 2 ? 0xffff : UINT32_MAX;
+	return insn->opsize == 8 ? ~0ull : insn->opsize == 2 ? 0xffff : UINT32_MAX;
 }
 
 static uint64_t relative_target(const struct soft_cpu *cpu, const struct insn *insn)
 {
-	return (cpu->rip + insn->len + insn->imm) & near_mask(cpu, insn);
+	return (cpu->rip + insn->len + insn->imm) & near_mask(insn);
 }
 
 static void jump(struct soft_cpu *cpu, uint64_t target)
@@ -23,19 +24,13 @@ static void jump(struct soft_cpu *cpu, uint64_t target)
 	cpu->rip = target;
 }
 
-/* Operand size of a near CALL or RET: 64 bits in 64-bit code, whatever prefix there is. */
-static unsigned near_size(const struct soft_cpu *cpu, const struct insn *insn)
-{
-	return soft_code64(cpu) ? 8 : insn->opsize;
-}
-
 static void call(struct soft_cpu *cpu, const struct insn *insn, uint64_t target)
 {
 	struct soft_stack st;
 
 	soft_stack_current(cpu, &st);
 	soft_check_rip(cpu, &cpu->seg[ENGINE_CS], target);
-	soft_push(cpu, &st, near_size(cpu, insn), soft_next_rip(cpu, insn));
+	soft_push(cpu, &st, insn->opsize, soft_next_rip(cpu, insn));
 	cpu->gpr[GPR_SP] = soft_stack_rsp(cpu, &st);
 	cpu->rip = target;
 }
@@ -46,7 +41,7 @@ static void ret(struct soft_cpu *cpu, const struct insn *insn)
 	uint64_t target;
 
 	soft_stack_current(cpu, &st);
-	target = soft_pop(cpu, &st, near_size(cpu, insn));
+	target = soft_pop(cpu, &st, insn->opsize);
 	jump(cpu, target);
 	if (insn->imm_size)
 		st.sp = (st.sp + (insn->imm & 0xffff)) & st.mask;
@@ -115,13 +110,13 @@ void soft_help_near(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 		jump(cpu, relative_target(cpu, insn));
 		break;
 	case OP_JMP_IND:
-		jump(cpu, soft_read_rm(cpu, insn, ea, near_size(cpu, insn)));
+		jump(cpu, soft_read_rm(cpu, insn, ea, insn->opsize));
 		break;
 	case OP_CALL:
 		call(cpu, insn, relative_target(cpu, insn));
 		break;
 	case OP_CALL_IND:
-		call(cpu, insn, soft_read_rm(cpu, insn, ea, near_size(cpu, insn)));
+		call(cpu, insn, soft_read_rm(cpu, insn, ea, insn->opsize));
 		break;
 	case OP_RET:
 		ret(cpu, insn);
