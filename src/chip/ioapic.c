@@ -2,8 +2,8 @@
 /*
  * The I/O APIC: Intel 82093AA data sheet, with the EOI register of the ICH's (version 0x20).
  *
- * irr has a bit for each pin that asks: of an edge, until it is delivered; of a level, while the line is up. A level
- * that was delivered is not delivered again before its remote IRR is cleared by an end of interrupt.
+ * An edge is delivered at once or, while its pin is masked, ignored (3.2.4, interrupt mask). A level is delivered while
+ * its line is up, but not again before its remote IRR is cleared by an end of interrupt.
  */
 #include "chip/ioapic.h"
 
@@ -44,24 +44,12 @@ struct ioapic {
 	uint8_t select;
 	uint8_t id;
 	uint32_t level; /* the lines, a bit each */
-	uint32_t irr;
 	uint64_t rte[PINS];
 };
 
-/* Delivers what a pin asks for, if it may. */
-static void service(struct ioapic *ioapic, unsigned pin)
+static void deliver(struct ioapic *ioapic, unsigned pin)
 {
 	uint64_t *rte = &ioapic->rte[pin];
-	uint32_t bit = 1u << pin;
-
-	if (!(ioapic->irr & bit) || *rte & RTE_MASKED)
-		return;
-	if (*rte & RTE_LEVEL) {
-		if (*rte & RTE_REMOTE_IRR)
-			return;
-	} else {
-		ioapic->irr &= ~bit;
-	}
 	uint32_t dest = *rte >> RTE_DEST_SHIFT;
 	bool logical = *rte & RTE_LOGICAL;
 	struct apic_message msg = {
@@ -79,6 +67,14 @@ static void service(struct ioapic *ioapic, unsigned pin)
 	ioapic->config.deliver(ioapic->config.ctx, &msg);
 }
 
+static void service_level(struct ioapic *ioapic, unsigned pin)
+{
+	bool up = ioapic->level >> pin & 1;
+
+	if (up && (ioapic->rte[pin] & (RTE_LEVEL | RTE_MASKED | RTE_REMOTE_IRR)) == RTE_LEVEL)
+		deliver(ioapic, pin);
+}
+
 void ioapic_set(void *arg, unsigned pin, bool level)
 {
 	struct ioapic *ioapic = arg;
@@ -88,12 +84,10 @@ void ioapic_set(void *arg, unsigned pin, bool level)
 	pthread_mutex_lock(&ioapic->lock);
 	bool rises = level && !(ioapic->level & bit);
 	ioapic->level = level ? ioapic->level | bit : ioapic->level & ~bit;
-	if (ioapic->rte[pin] & RTE_LEVEL)
-		ioapic->irr = level ? ioapic->irr | bit : ioapic->irr & ~bit;
+	if (rises && !(ioapic->rte[pin] & (RTE_LEVEL | RTE_MASKED)))
+		deliver(ioapic, pin);
 	else if (rises)
-		ioapic->irr |= bit;
-	if (rises)
-		service(ioapic, pin);
+		service_level(ioapic, pin);
 	pthread_mutex_unlock(&ioapic->lock);
 }
 
@@ -104,7 +98,7 @@ static void end_locked(struct ioapic *ioapic, uint8_t vector)
 		if ((*rte & RTE_VECTOR) != vector || !(*rte & RTE_REMOTE_IRR))
 			continue;
 		*rte &= ~RTE_REMOTE_IRR;
-		service(ioapic, pin);
+		service_level(ioapic, pin);
 	}
 }
 
@@ -122,23 +116,18 @@ void ioapic_eoi(void *arg, uint8_t vector)
 static void write_rte(struct ioapic *ioapic, unsigned reg, uint32_t value)
 {
 	unsigned pin = (reg - REG_REDIRECTION) / 2;
-	uint32_t bit = 1u << pin;
-	uint64_t old = ioapic->rte[pin], new;
+	uint64_t old = ioapic->rte[pin], next;
 
 	if (reg & 1)
-		new = (uint64_t)value << 32 | (uint32_t)old;
+		next = (uint64_t)value << 32 | (uint32_t)old;
 	else
-		new = (old & ~UINT64_C(0xffffffff)) | value;
-	new = (new &RTE_WRITABLE) | (old & RTE_REMOTE_IRR);
+		next = (old & ~UINT64_C(0xffffffff)) | value;
+	next = (next & RTE_WRITABLE) | (old & RTE_REMOTE_IRR);
 	/* An edge has no remote IRR: a kernel clears a stuck one by passing through edge mode. */
-	if (!(new &RTE_LEVEL))
-		new &= ~RTE_REMOTE_IRR;
-	ioapic->rte[pin] = new;
-	if (new &RTE_LEVEL)
-		ioapic->irr = ioapic->level & bit ? ioapic->irr | bit : ioapic->irr & ~bit;
-	else if (old & RTE_LEVEL)
-		ioapic->irr &= ~bit; /* a level is no edge */
-	service(ioapic, pin);
+	if (!(next & RTE_LEVEL))
+		next &= ~RTE_REMOTE_IRR;
+	ioapic->rte[pin] = next;
+	service_level(ioapic, pin);
 }
 
 static uint32_t read_register(const struct ioapic *ioapic)
@@ -211,7 +200,6 @@ static void ioapic_reset(struct device *dev)
 	pthread_mutex_lock(&ioapic->lock);
 	ioapic->select = 0;
 	ioapic->id = ioapic->config.id;
-	ioapic->irr = 0;
 	for (unsigned pin = 0; pin < PINS; pin++)
 		ioapic->rte[pin] = RTE_MASKED;
 	pthread_mutex_unlock(&ioapic->lock);
@@ -225,7 +213,6 @@ static void ioapic_save(struct device *dev, struct state_writer *w)
 	state_put_u8(w, "select", ioapic->select);
 	state_put_u8(w, "id", ioapic->id);
 	state_put_u32(w, "level", ioapic->level);
-	state_put_u32(w, "irr", ioapic->irr);
 	state_put_u64s(w, "redirection", ioapic->rte, PINS);
 	pthread_mutex_unlock(&ioapic->lock);
 }
@@ -234,17 +221,16 @@ static int ioapic_load(struct device *dev, struct state_reader *r, struct error 
 {
 	struct ioapic *ioapic = (struct ioapic *)dev;
 	uint8_t select = 0, id = 0;
-	uint32_t level = 0, irr = 0;
+	uint32_t level = 0;
 	uint64_t rte[PINS] = { 0 };
 
 	state_get_u8(r, "select", &select);
 	state_get_u8(r, "id", &id);
 	state_get_u32(r, "level", &level);
-	state_get_u32(r, "irr", &irr);
 	state_get_u64s(r, "redirection", rte, PINS);
 	if (state_failed(r, err))
 		return -EINVAL;
-	if ((level | irr) >> PINS || id > 0xf)
+	if (level >> PINS || id > 0xf)
 		return error_set(err, -EINVAL, "ioapic: saved with pins or an id that it does not have");
 	for (unsigned pin = 0; pin < PINS; pin++) {
 		if (rte[pin] & ~(RTE_WRITABLE | RTE_REMOTE_IRR))
@@ -254,7 +240,6 @@ static int ioapic_load(struct device *dev, struct state_reader *r, struct error 
 	ioapic->select = select;
 	ioapic->id = id;
 	ioapic->level = level;
-	ioapic->irr = irr;
 	for (unsigned pin = 0; pin < PINS; pin++)
 		ioapic->rte[pin] = rte[pin];
 	pthread_mutex_unlock(&ioapic->lock);
