@@ -229,10 +229,12 @@ static __attribute__((noinline)) uint8_t *bounce_split(struct soft_cpu *cpu, uin
 		pthread_mutex_lock(&cpu->vm->split_lock);
 		soft_heavy_end(cpu);
 	}
-	if (!(how & SOFT_HOW_WRITE) || (how & SOFT_HOW_READ)) {
+	/* What is stored may leave bytes alone: FXSAVE, and x87 stores that meet an unmasked exception. */
+	bool reads = !(how & SOFT_HOW_WRITE) || (how & SOFT_HOW_READ);
+	if (reads || host[0])
 		split_read(cpu, buffer, host[0], gpa[0], size1);
+	if (reads || host[1])
 		split_read(cpu, buffer + size1, host[1], gpa[1], size - size1);
-	}
 	if (!(how & SOFT_HOW_WRITE))
 		cpu->bounce.kind = SOFT_BOUNCE_NONE;
 	return buffer;
