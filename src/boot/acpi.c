@@ -90,6 +90,16 @@ enum { /* FADT flags, table 5-35 */
 enum { BOOT_LEGACY_DEVICES = 1 << 0, BOOT_NO_VGA = 1 << 2 }; /* table 5-36; no 8042 keyboard controller either */
 enum { SPACE_IO = 1, ACCESS_BYTE = 1, ACCESS_WORD = 2, ACCESS_DWORD = 3 };
 
+/* PCI firmware specification 3.0, 4.1.2, with one segment of one bus. */
+struct mcfg {
+	struct sdt_header header;
+	uint64_t reserved;
+	uint64_t base;
+	uint16_t segment;
+	uint8_t first_bus, last_bus;
+	uint32_t reserved1;
+} PACKED;
+
 /* MADT, 5.2.12. */
 struct madt_header {
 	struct sdt_header header;
@@ -299,6 +309,16 @@ static uint32_t write_madt(struct writer *w, unsigned vcpus)
 	return gpa;
 }
 
+static uint32_t write_mcfg(struct writer *w)
+{
+	uint32_t gpa = begin(w);
+	const struct mcfg mcfg = { .header = header("MCFG", 1), .base = PLATFORM_PCI_ECAM_BASE };
+
+	put(w, &mcfg, sizeof(mcfg));
+	end(w, gpa);
+	return gpa;
+}
+
 static uint32_t write_rsdt(struct writer *w, const uint32_t *tables, unsigned n)
 {
 	uint32_t gpa = begin(w);
@@ -341,7 +361,7 @@ int acpi_build(const struct boot_memory *memory, unsigned vcpus, uint64_t *rsdp,
 		return error_set(err, -EINVAL, "there is no memory where ACPI tables go (at %#x)", PLATFORM_ACPI_BASE);
 	uint8_t *at = put(&w, &root, sizeof(root));
 	uint32_t dsdt = write_dsdt(&w), facs = write_facs(&w);
-	uint32_t tables[] = { write_fadt(&w, facs, dsdt), write_madt(&w, vcpus) };
+	uint32_t tables[] = { write_fadt(&w, facs, dsdt), write_madt(&w, vcpus), write_mcfg(&w) };
 	const unsigned n = sizeof(tables) / sizeof(*tables);
 
 	root.rsdt = write_rsdt(&w, tables, n);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * acpi.h - the ACPI tables that describe the machine of vm/platform.h: RSDP, RSDT, XSDT, FADT, FACS, MADT and a DSDT
+ * acpi.h - the ACPI tables that describe the machine of vm/platform.h: RSDP, RSDT, XSDT, FADT, FACS, MADT, MCFG and a DSDT
  * that iasl compiles from dsdt.asl. ACPI 6.3; not the hardware-reduced kind.
  */
 #ifndef PLURES_BOOT_ACPI_H

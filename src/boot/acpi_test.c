@@ -182,7 +182,7 @@ static void test_too_many_cpus(void **state)
 static void test_iasl(void **state)
 {
 	(void)state;
-	static const char *const names[] = { "FACP", "APIC" };
+	static const char *const names[] = { "FACP", "APIC", "MCFG" };
 	struct guest g;
 	char dir[] = "/tmp/plures-acpi-XXXXXX", path[64], command[256], line[256];
 

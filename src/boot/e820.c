@@ -11,6 +11,7 @@ unsigned e820_build(const struct boot_memory *memory, struct e820_range range[E8
 	range[n++] = (struct e820_range){ PLATFORM_ACPI_BASE, 0x100000 - PLATFORM_ACPI_BASE, E820_RESERVED };
 	if (low_end > 0x100000)
 		range[n++] = (struct e820_range){ 0x100000, low_end - 0x100000, E820_RAM };
+	range[n++] = (struct e820_range){ PLATFORM_PCI_ECAM_BASE, PLATFORM_PCI_ECAM_SIZE, E820_RESERVED };
 	range[n++] = (struct e820_range){ PLATFORM_IOAPIC_BASE, PLATFORM_IOAPIC_SIZE, E820_RESERVED };
 	range[n++] = (struct e820_range){ PLATFORM_LAPIC_BASE, PLATFORM_LAPIC_SIZE, E820_RESERVED };
 	for (unsigned i = 1; i < memory->regions; i++)

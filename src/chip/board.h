@@ -23,6 +23,9 @@ enum board_event {
 struct board {
 	struct bus *pio;
 	struct bus *mmio;
+	/* Where the reset control at 0xcf9 goes. It lies within PCI's address register, whose owner passes on to this bus the
+	 * accesses that mean it; without PCI it is pio. */
+	struct bus *reset_bus;
 	struct clock *clock;
 	/* ISA interrupts: each goes to the 8259s' input and the I/O APIC's pin. */
 	struct irq_line isa[16];

@@ -55,6 +55,7 @@ static inline void test_board_init(struct test_board *t)
 	memset(t, 0, sizeof(*t));
 	t->board.pio = bus_create();
 	t->board.mmio = bus_create();
+	t->board.reset_bus = t->board.pio;
 	t->board.clock = clock_create_manual();
 	for (unsigned i = 0; i < 16; i++)
 		t->board.isa[i] = (struct irq_line){ .set = test_irq, .sink = t, .pin = i };

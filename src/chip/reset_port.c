@@ -2,11 +2,6 @@
 /*
  * The two ports that reset a PC: the chip set's reset control at 0xcf9 (ICH data sheet, 13.7.5), which is also the FADT's
  * reset register, and the PS/2's system control port at 0x92.
- *
- * 0xcf9 lies within the four bytes at 0xcf8 that address PCI configuration space, and only an access of one byte means
- * the reset control: a guest that looks for PCI by the wider one must not be reset by it. That one addresses a bus without devices: it keeps what is
- * written to it, by which a guest knows that there is configuration space (PCI 3.0, 3.2.2.3.2), and nothing claims the data
- * at 0xcfc, which reads as ones.
  */
 #include "chip/board.h"
 
@@ -17,10 +12,6 @@
 #include "base/memory.h"
 #include "vm/platform.h"
 #include "vm/state.h"
-
-enum { PCI_ADDRESS = 0xcf8, RESET_OFFSET = PLATFORM_RESET_PORT - PCI_ADDRESS };
-
-#define PCI_ADDRESS_KEPT 0x80fffffcu /* enable, bus, device, function, register */
 
 enum {
 	RESET_CPU = 4,    /* its rise resets */
@@ -36,19 +27,16 @@ struct reset_port {
 	pthread_mutex_t lock; /* guards what follows */
 	uint8_t control;
 	uint8_t port92;
-	uint32_t pci_address;
 };
 
 static uint64_t control_read(void *dev, uint64_t offset, unsigned size)
 {
 	struct reset_port *port = dev;
-	uint64_t value = ~UINT64_C(0);
 
+	(void)offset;
+	(void)size;
 	pthread_mutex_lock(&port->lock);
-	if (offset == RESET_OFFSET && size == 1)
-		value = port->control;
-	else if (offset == 0 && size == 4)
-		value = port->pci_address;
+	uint8_t value = port->control;
 	pthread_mutex_unlock(&port->lock);
 	return value;
 }
@@ -57,14 +45,12 @@ static void control_write(void *dev, uint64_t offset, unsigned size, uint64_t va
 {
 	struct reset_port *port = dev;
 
+	(void)offset;
+	(void)size;
 	pthread_mutex_lock(&port->lock);
-	if (offset == RESET_OFFSET && size == 1) {
-		port->control = value & RESET_KEPT;
-		if (value & RESET_CPU)
-			port->board.event(port->board.ctx, BOARD_RESET, 0);
-	} else if (offset == 0 && size == 4) {
-		port->pci_address = (uint32_t)value & PCI_ADDRESS_KEPT;
-	}
+	port->control = value & RESET_KEPT;
+	if (value & RESET_CPU)
+		port->board.event(port->board.ctx, BOARD_RESET, 0);
 	pthread_mutex_unlock(&port->lock);
 }
 
@@ -104,7 +90,6 @@ static void reset_port_reset(struct device *dev)
 	pthread_mutex_lock(&port->lock);
 	port->control = 0;
 	port->port92 = PORT92_A20;
-	port->pci_address = 0;
 	pthread_mutex_unlock(&port->lock);
 }
 
@@ -115,7 +100,6 @@ static void reset_port_save(struct device *dev, struct state_writer *w)
 	pthread_mutex_lock(&port->lock);
 	state_put_u8(w, "control", port->control);
 	state_put_u8(w, "port92", port->port92);
-	state_put_u32(w, "pci_address", port->pci_address);
 	pthread_mutex_unlock(&port->lock);
 }
 
@@ -123,17 +107,14 @@ static int reset_port_load(struct device *dev, struct state_reader *r, struct er
 {
 	struct reset_port *port = (struct reset_port *)dev;
 	uint8_t control = 0, port92 = 0;
-	uint32_t pci_address = 0;
 
 	state_get_u8(r, "control", &control);
 	state_get_u8(r, "port92", &port92);
-	state_get_u32(r, "pci_address", &pci_address);
 	if (state_failed(r, err))
 		return -EINVAL;
 	pthread_mutex_lock(&port->lock);
 	port->control = control & RESET_KEPT;
 	port->port92 = port92 & (PORT92_RESET | PORT92_A20);
-	port->pci_address = pci_address & PCI_ADDRESS_KEPT;
 	pthread_mutex_unlock(&port->lock);
 	return 0;
 }
@@ -142,7 +123,7 @@ static void reset_port_destroy(struct device *dev)
 {
 	struct reset_port *port = (struct reset_port *)dev;
 
-	bus_remove(port->board.pio, PCI_ADDRESS);
+	bus_remove(port->board.reset_bus, PLATFORM_RESET_PORT);
 	bus_remove(port->board.pio, PLATFORM_PORT92);
 	pthread_mutex_destroy(&port->lock);
 	free(port);
@@ -165,7 +146,7 @@ struct device *reset_port_create(const struct board *board)
 	port->board = *board;
 	pthread_mutex_init(&port->lock, NULL);
 	reset_port_reset(&port->dev);
-	bus_add(board->pio, PCI_ADDRESS, 4, &control_io, port, "reset_port");
+	bus_add(board->reset_bus, PLATFORM_RESET_PORT, 1, &control_io, port, "reset_port");
 	bus_add(board->pio, PLATFORM_PORT92, 1, &port92_io, port, "reset_port");
 	return &port->dev;
 }

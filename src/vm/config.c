@@ -8,6 +8,7 @@
 #include "base/size.h"
 #include "boot/boot.h"
 #include "host/memory.h"
+#include "vm/platform.h"
 
 enum { PAGE = 4096 };
 
@@ -47,7 +48,15 @@ static int check_memory(uint64_t memory, struct error *err)
 	if (memory % PAGE)
 		return error_set(err, -EINVAL, "a memory size of %s is not a multiple of 4K: use --memory %llu",
 				 size_format(memory, size, sizeof(size)), (unsigned long long)memory / PAGE * PAGE);
-	return host_memory_check(memory, err);
+	int rc = host_memory_check(memory, err);
+	if (rc)
+		return rc;
+	/* What is above the hole below 4 GiB must end before PCI's window. */
+	if (memory > PLATFORM_PCI_MMIO64_BASE - (PLATFORM_RAM_HIGH_BASE - PLATFORM_RAM_LOW_END))
+		return error_set(err, -EINVAL,
+				 "%s of memory is more than a machine can have: use --memory 255G or less",
+				 size_format(memory, size, sizeof(size)));
+	return 0;
 }
 
 int vm_config_check(const struct vm_config *config, struct error *err)

@@ -30,6 +30,7 @@ struct i8259;
 struct ioapic;
 struct lapic;
 struct lapic_bus;
+struct pci;
 
 enum vm_request { REQUEST_NONE, REQUEST_RESET, REQUEST_END };
 
@@ -57,6 +58,9 @@ struct vm {
 	struct event_loop *loop;
 	struct clock *clock;
 	struct bus *pio, *mmio;
+	struct bus *reset_bus; /* port 0xcf9, behind PCI's address register */
+	struct pci *pci;
+	bool pirq[4]; /* PCI's interrupt lines, changed with its lock held */
 	struct device *devices; /* in order of creation */
 	struct lapic_bus *lapics;
 	struct i8259 *pic;

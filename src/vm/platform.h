@@ -17,6 +17,15 @@
 #define PLATFORM_SMBIOS_SIZE 0x10000
 #define PLATFORM_RAM_LOW_END 0xC0000000
 #define PLATFORM_RAM_HIGH_BASE 0x100000000
+/* PCI: one bus. Functions' BARs may lie in these windows, which is what the host bridge decodes. */
+#define PLATFORM_PCI_MMIO32_BASE 0xC0000000
+#define PLATFORM_PCI_MMIO32_SIZE 0x20000000
+#define PLATFORM_PCI_MMIO32_LAST 0xDFFFFFFF
+#define PLATFORM_PCI_ECAM_BASE 0xE0000000
+#define PLATFORM_PCI_ECAM_SIZE 0x100000
+#define PLATFORM_PCI_MMIO64_BASE 0x4000000000 /* also the end of what can be RAM */
+#define PLATFORM_PCI_MMIO64_SIZE 0x4000000000
+#define PLATFORM_PCI_MMIO64_LAST 0x7FFFFFFFFF
 #define PLATFORM_IOAPIC_BASE 0xFEC00000
 #define PLATFORM_IOAPIC_SIZE 0x1000
 #define PLATFORM_LAPIC_BASE 0xFEE00000
@@ -32,6 +41,9 @@
 #define PLATFORM_IRQ_COM1 4 /* COM3 too */
 #define PLATFORM_IRQ_RTC 8
 #define PLATFORM_IRQ_SCI 9 /* level, active high */
+/* INTA of PCI slot s: pin 16 + s % 4 of the I/O APIC, and ISA interrupt 10 or 11 of the 8259s. */
+#define PLATFORM_GSI_PCI 16
+#define PLATFORM_IRQ_PCI 10
 
 /* Ports. */
 #define PLATFORM_PIC1_PORT 0x20
@@ -61,6 +73,10 @@
 #define PLATFORM_GPE0_PORT 0x60C     /* status 2 bytes, enable 2 bytes */
 #define PLATFORM_PM_TIMER_HZ 3579545
 #define PLATFORM_SLP_TYP_S5 5 /* \_S5's value; SLP_TYP in PM1 control bits 10-12, SLP_EN bit 13 */
+#define PLATFORM_PCI_ADDRESS_PORT 0xCF8 /* four bytes, then the data's four; the reset port is within */
+#define PLATFORM_PCI_IO_BASE 0x1000
+#define PLATFORM_PCI_IO_SIZE 0xF000
+#define PLATFORM_PCI_IO_LAST 0xFFFF
 #define PLATFORM_RESET_PORT 0xCF9
 #define PLATFORM_RESET_VALUE 6
 

@@ -11,6 +11,7 @@
 #include "vm/bus.h"
 #include "vm/clock.h"
 #include "vm/machine.h"
+#include "vm/pci.h"
 #include "vm/platform.h"
 
 static int no_memory(struct error *err)
@@ -125,6 +126,42 @@ static struct irq_line isa_line(struct vm *vm, unsigned irq)
 	return (struct irq_line){ .set = isa_set, .sink = vm, .pin = irq };
 }
 
+/* ---- PCI ---- */
+
+static void on_msi(void *ctx, uint64_t addr, uint32_t data)
+{
+	struct vm *vm = ctx;
+
+	if (addr >> 20 == PLATFORM_LAPIC_BASE >> 20) /* elsewhere it would be a write to memory, of no use to anyone */
+		lapic_bus_msi(vm->lapics, addr, data);
+}
+
+/* Four lines, of which two each share an input of the 8259s: dsdt.asl tells guests the same. */
+static void pirq_set(void *ctx, unsigned line, bool level)
+{
+	struct vm *vm = ctx;
+
+	vm->pirq[line] = level;
+	ioapic_set(vm->ioapic, PLATFORM_GSI_PCI + line, level);
+	i8259_set(vm->pic, PLATFORM_IRQ_PCI + line % 2, vm->pirq[line] || vm->pirq[(line + 2) % 4]);
+}
+
+static void make_pci(struct vm *vm)
+{
+	struct pci_config config = {
+		.pio = vm->pio,
+		.mmio = vm->mmio,
+		.reset_bus = vm->reset_bus,
+		.msi = on_msi,
+		.msi_ctx = vm,
+	};
+
+	for (unsigned i = 0; i < PCI_PIRQS; i++)
+		config.pirq[i] = (struct irq_line){ .set = pirq_set, .sink = vm, .pin = i };
+	vm->pci = pci_create(&config);
+	add_device(vm, pci_device(vm->pci));
+}
+
 /* ---- the board ---- */
 
 static void on_board_event(void *ctx, enum board_event event, unsigned code)
@@ -156,6 +193,7 @@ static int make_board(struct vm *vm, struct error *err)
 	struct board board = {
 		.pio = vm->pio,
 		.mmio = vm->mmio,
+		.reset_bus = vm->reset_bus,
 		.clock = vm->clock,
 		.event = on_board_event,
 		.ctx = vm,
@@ -198,6 +236,7 @@ int wiring_create(struct vm *vm, struct error *err)
 {
 	vm->pio = bus_create();
 	vm->mmio = bus_create();
+	vm->reset_bus = bus_create();
 	int rc = make_lapics(vm, err);
 	if (!rc)
 		rc = make_interrupt_controllers(vm, err);
@@ -205,6 +244,8 @@ int wiring_create(struct vm *vm, struct error *err)
 		rc = make_board(vm, err);
 	if (!rc)
 		rc = make_uart(vm, err);
+	if (!rc)
+		make_pci(vm);
 	return rc;
 }
 
@@ -232,5 +273,6 @@ void wiring_destroy(struct vm *vm)
 	vm->lapics = NULL;
 	bus_destroy(vm->pio);
 	bus_destroy(vm->mmio);
-	vm->pio = vm->mmio = NULL;
+	bus_destroy(vm->reset_bus);
+	vm->pio = vm->mmio = vm->reset_bus = NULL;
 }
