@@ -179,7 +179,7 @@ static void far_real(struct soft_cpu *cpu, uint16_t selector, uint64_t rip, bool
 
 static void far_transfer(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea, bool call)
 {
-	unsigned size = insn->opsize;
+	unsigned size = soft_far_size(insn);
 	uint64_t next = soft_next_rip(cpu, insn), rip;
 	struct soft_desc d;
 	uint16_t selector;

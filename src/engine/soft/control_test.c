@@ -133,6 +133,7 @@ static void test_iret_to_user(void **state)
 	sys_load(m, ENGINE_FS, SEL_UDATA);
 	m->cpu->seg[ENGINE_FS].base = 0x123456789000;
 	sys_load(m, ENGINE_GS, SEL_DATA);
+	m->cpu->seg[ENGINE_GS].base = 0x400000;
 	soft_null_seg(&m->cpu->seg[ENGINE_ES], 0, 0);
 	m->cpu->irq_pending = 1;
 	SYS_OK(m, sys_exec(m, 0x48, 0xcf));
@@ -141,7 +142,8 @@ static void test_iret_to_user(void **state)
 	assert_int_equal(soft_cpl(m->cpu), 3);
 	assert_int_equal(soft_get_rflags(m->cpu), RF_IF | RF_AC | RF_IOPL | FLAG_CF | 2);
 	assert_true(atomic_load(&m->cpu->kick) & SOFT_KICK_INTERRUPT);
-	/* A user segment keeps its base; the kernel's is gone. */
+	/* A user segment is kept; the kernel's is null, but for its base. */
+	assert_int_equal(m->cpu->seg[ENGINE_GS].base, 0x400000);
 	assert_int_equal(m->cpu->seg[ENGINE_FS].base, 0x123456789000);
 	assert_true(m->cpu->seg[ENGINE_GS].attr & ATTR_NULL);
 	assert_true(m->cpu->mode & SOFT_MODE_IOPL);
@@ -234,6 +236,25 @@ static void test_lretq(void **state)
 	SYS_OK(m, sys_exec(m, 0x48, 0xcb));
 	assert_int_equal(m->cpu->rip, 0xffffffff81000000);
 	assert_int_equal(m->cpu->gpr[GPR_SP], SYS_STACK0);
+	sys_destroy(m);
+}
+
+static void test_far_pointer64(void **state)
+{
+	struct sys *m = sys_create_long();
+
+	(void)state;
+	sys_put(m, SYS_DATA, 8, 0xffffffff81234567);
+	sys_put(m, SYS_DATA + 8, 2, SEL_CODE64);
+	m->cpu->gpr[GPR_AX] = SYS_DATA;
+	SYS_OK(m, sys_exec(m, 0x48, 0xff, 0x28)); /* rex.w jmpf [rax] */
+	assert_int_equal(m->cpu->rip, 0xffffffff81234567);
+	sys_put(m, SYS_DATA, 8, 0x800000000000);
+	SYS_EXPECT(m, EXC_GP, 0, sys_exec(m, 0x48, 0xff, 0x28));
+	sys_put(m, SYS_DATA + 8, 2, SEL_UDATA);
+	SYS_OK(m, sys_exec(m, 0x48, 0x0f, 0xb4, 0x18)); /* lfs rbx, [rax] */
+	assert_int_equal(m->cpu->gpr[GPR_BX], 0x800000000000);
+	assert_int_equal(m->cpu->seg[ENGINE_FS].selector, SEL_UDATA);
 	sys_destroy(m);
 }
 
@@ -424,21 +445,14 @@ static void test_stack_instructions(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_syscall64),
-		cmocka_unit_test(test_syscall_compat),
-		cmocka_unit_test(test_syscall_refused),
-		cmocka_unit_test(test_sysenter),
-		cmocka_unit_test(test_iret_to_user),
-		cmocka_unit_test(test_iret_to_compat),
-		cmocka_unit_test(test_iret_16bit_stack),
-		cmocka_unit_test(test_iret_refused),
-		cmocka_unit_test(test_far_jump_into_long),
-		cmocka_unit_test(test_lretq),
-		cmocka_unit_test(test_call_gate64),
-		cmocka_unit_test(test_call_gate32),
-		cmocka_unit_test(test_far_refused),
-		cmocka_unit_test(test_far_real),
-		cmocka_unit_test(test_near),
+		cmocka_unit_test(test_syscall64),          cmocka_unit_test(test_syscall_compat),
+		cmocka_unit_test(test_syscall_refused),    cmocka_unit_test(test_sysenter),
+		cmocka_unit_test(test_iret_to_user),       cmocka_unit_test(test_iret_to_compat),
+		cmocka_unit_test(test_iret_16bit_stack),   cmocka_unit_test(test_iret_refused),
+		cmocka_unit_test(test_far_jump_into_long), cmocka_unit_test(test_lretq),
+		cmocka_unit_test(test_far_pointer64),      cmocka_unit_test(test_call_gate64),
+		cmocka_unit_test(test_call_gate32),        cmocka_unit_test(test_far_refused),
+		cmocka_unit_test(test_far_real),           cmocka_unit_test(test_near),
 		cmocka_unit_test(test_stack_instructions),
 	};
 

@@ -172,8 +172,11 @@ void soft_drop_segs(struct soft_cpu *cpu, unsigned cpl)
 	for (unsigned i = 0; i < 4; i++) {
 		struct engine_segment *s = &cpu->seg[data[i]];
 
-		if (!(s->attr & ATTR_NULL) && !soft_is_conforming(s->attr) && soft_attr_dpl(s->attr) < cpl)
-			soft_null_seg(s, 0, 0);
+		if (!(s->attr & ATTR_NULL) && !soft_is_conforming(s->attr) && soft_attr_dpl(s->attr) < cpl) {
+			/* The base stays, and 64-bit code goes on using that of FS and GS. */
+			s->selector = 0;
+			s->attr = ATTR_NULL;
+		}
 	}
 }
 
@@ -267,7 +270,7 @@ void soft_help_push_seg(struct soft_cpu *cpu, const struct insn *insn, uint64_t 
 void soft_help_load_far(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 {
 	uint64_t next = soft_next_rip(cpu, insn);
-	unsigned size = insn->opsize, seg;
+	unsigned size = soft_far_size(insn), seg;
 	uint64_t offset;
 	uint16_t selector;
 

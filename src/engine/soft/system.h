@@ -76,6 +76,13 @@ static inline uint64_t soft_next_rip(const struct soft_cpu *cpu, const struct in
 								  : next & 0xffff;
 }
 
+/* Bytes of the offset in a far pointer. With REX.W it is 8, as on Intel's CPUs; AMD's ignore the prefix, so that nothing
+ * made for them has it. */
+static inline unsigned soft_far_size(const struct insn *insn)
+{
+	return insn->w ? 8 : insn->opsize;
+}
+
 /* The arithmetic flags of RFLAGS from and to cpu->flags. */
 uint32_t soft_get_arith(const struct soft_cpu *cpu);
 void soft_set_arith(struct soft_cpu *cpu, uint32_t rflags);
