@@ -7,105 +7,16 @@
  * run with its operand just in front of a page that may not be touched: by itself, which must not fault there, and must
  * when moved by one byte; and translated, in each mode, at the end of guest memory.
  */
-#include "engine/soft/insn.h"
-
 #include <setjmp.h>
 #include <signal.h>
-#include <stdio.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "engine/soft/test_forms.h"
 #include "engine/soft/test_machine.h"
 
-enum { PAGE = 4096, MAX_CASES = 1 << 15 };
-
-struct footprint {
-	uint8_t bytes[INSN_MAX_LEN];
-	struct insn insn;
-};
-
-/* The operand is [rbx], [ebx]. */
-static void add_case(struct footprint *cases, unsigned *n, enum insn_mode mode, const uint8_t *bytes, unsigned size)
-{
-	struct footprint *c = &cases[*n];
-	uint8_t padded[INSN_MAX_LEN] = { 0 };
-	memcpy(padded, bytes, size);
-	if (insn_decode(&c->insn, padded, INSN_MAX_LEN, mode) ||
-	    (c->insn.op != OP_COPY && c->insn.op != OP_SETCC && c->insn.op != OP_FPU_SAVE) || !c->insn.mem ||
-	    !c->insn.mem_acc || c->insn.base != 3)
-		return;
-	/* A register operand is rcx throughout. */
-	if (c->insn.row->reg_kind != REG_NONE && (c->insn.modrm >> 3 & 7) != 1)
-		return;
-	memcpy(c->bytes, padded, INSN_MAX_LEN);
-	if (*n < MAX_CASES - 1)
-		(*n)++;
-}
-
-static void add_legacy(struct footprint *cases, unsigned *n, enum insn_mode mode, unsigned map, unsigned opcode)
-{
-	static const uint8_t prefix[6][2] = { { 0 }, { 0x66 }, { 0xf3 }, { 0xf2 }, { 0x66, 0xf3 }, { 0x66, 0xf2 } };
-	for (unsigned k = 0; k < 6 * 2 * 8; k++) {
-		const uint8_t *p = prefix[k / 16];
-		uint8_t bytes[INSN_MAX_LEN];
-		unsigned size = 0;
-		if ((k >> 3 & 1) && mode != INSN_MODE_64)
-			continue;
-		if (mode == INSN_MODE_16)
-			bytes[size++] = 0x67;
-		for (unsigned i = 0; i < 2 && p[i]; i++)
-			bytes[size++] = p[i];
-		if (k >> 3 & 1)
-			bytes[size++] = 0x48;
-		if (map != MAP_ONE)
-			bytes[size++] = 0x0f;
-		if (map >= MAP_0F38)
-			bytes[size++] = map == MAP_0F38 ? 0x38 : 0x3a;
-		bytes[size++] = (uint8_t)opcode;
-		bytes[size++] = (uint8_t)((k & 7) << 3 | 3);
-		add_case(cases, n, mode, bytes, size);
-	}
-}
-
-static void add_vex(struct footprint *cases, unsigned *n, enum insn_mode mode, unsigned map, unsigned opcode)
-{
-	for (unsigned k = 0; k < 2 * 2 * 4 * 8 * 2; k++) {
-		/* vvvv is 0 or, as an instruction without that operand wants it, 15. */
-		uint8_t vvvv = k >> 7 ? 0x78 : 0x68;
-		uint8_t bytes[] = { 0x67,
-				    0xc4,
-				    (uint8_t)(0xe0 | map),
-				    (uint8_t)((k >> 6 & 1) << 7 | vvvv | (k >> 3 & 7)),
-				    (uint8_t)opcode,
-				    (uint8_t)((k & 7) << 3 | 3) };
-		unsigned skip = mode == INSN_MODE_16 ? 0 : 1;
-		add_case(cases, n, mode, bytes + skip, sizeof(bytes) - skip);
-	}
-}
-
-static struct footprint *make_cases(enum insn_mode mode, unsigned *n)
-{
-	struct footprint *cases = calloc(MAX_CASES, sizeof(*cases));
-	*n = 0;
-	for (unsigned map = MAP_ONE; map <= MAP_0F3A; map++) {
-		for (unsigned opcode = 0; opcode < 256; opcode++) {
-			if (insn_first_row(ENC_LEGACY, map, (uint8_t)opcode))
-				add_legacy(cases, n, mode, map, opcode);
-			if (map != MAP_ONE && insn_first_row(ENC_VEX, map, (uint8_t)opcode))
-				add_vex(cases, n, mode, map, opcode);
-		}
-	}
-	assert_in_range(*n, 1000, MAX_CASES - 2);
-	return cases;
-}
-
-static void describe(char *text, size_t size, const struct footprint *c)
-{
-	int at = snprintf(text, size, "%s (%u bytes):", c->insn.row->name, c->insn.mem_size);
-	for (unsigned i = 0; i < c->insn.len; i++)
-		at += snprintf(text + at, size - (size_t)at, " %02x", c->bytes[i]);
-}
+enum { PAGE = 4096 };
 
 /* ---- by itself ---- */
 
@@ -121,8 +32,8 @@ static void on_signal(int signal, siginfo_t *info, void *context)
 	siglongjmp(back, 1);
 }
 
-/* Runs the case's bytes with rbx = at, by way of `code`, which can be executed. The signal it met, or 0. */
-static int run_native(uint8_t *code, const struct footprint *c, const uint8_t *at)
+/* Runs the form's bytes with rbx = at, by way of `code`, which can be executed. The signal it met, or 0. */
+static int run_native(uint8_t *code, const struct test_form *c, const uint8_t *at)
 {
 	/* rbx to r11; the stack stays as it is */
 	static const uint8_t head[] = { 0x49, 0x89, 0xdb, 0x48, 0x89, 0xfb };
@@ -153,7 +64,7 @@ static void test_native(void **state)
 	struct sigaction sa = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_NODEFER }, old[4];
 	const uint8_t *end = data + 2 * PAGE;
 	unsigned n, wrong = 0, ran = 0;
-	struct footprint *cases = make_cases(INSN_MODE_64, &n);
+	struct test_form *forms = forms_make(INSN_MODE_64, &n);
 	char text[128];
 
 	(void)state;
@@ -161,8 +72,8 @@ static void test_native(void **state)
 	for (unsigned i = 0; i < 4; i++)
 		sigaction(signals[i], &sa, &old[i]);
 	for (unsigned i = 0; i < n; i++) {
-		const struct footprint *c = &cases[i];
-		describe(text, sizeof(text), c);
+		const struct test_form *c = &forms[i];
+		forms_describe(text, sizeof(text), c);
 		memset(data, 0, 2 * PAGE);
 		int got = run_native(code, c, end - c->insn.mem_size);
 		if (got == SIGILL)
@@ -181,7 +92,7 @@ static void test_native(void **state)
 	}
 	for (unsigned i = 0; i < 4; i++)
 		sigaction(signals[i], &old[i], NULL);
-	free(cases);
+	free(forms);
 	munmap(data, 3 * PAGE);
 	munmap(code, PAGE);
 	print_message("%u of %u forms ran\n", ran, n);
@@ -190,7 +101,7 @@ static void test_native(void **state)
 
 /* ---- translated ---- */
 
-static void run_translated(struct test_machine *m, unsigned bits, const struct footprint *c, unsigned *at)
+static void run_translated(struct test_machine *m, unsigned bits, const struct test_form *c, unsigned *at)
 {
 	test_state(m);
 	test_bits(m, bits);
@@ -199,7 +110,7 @@ static void run_translated(struct test_machine *m, unsigned bits, const struct f
 	(void)test_run_at(m, c->bytes, c->bytes + c->insn.len);
 	if (m->mmio_count) {
 		char text[128];
-		describe(text, sizeof(text), c);
+		forms_describe(text, sizeof(text), c);
 		print_error("reaches a device: %s\n", text);
 		_exit(1);
 	}
@@ -211,26 +122,26 @@ static void translated(void **state, unsigned bits)
 {
 	struct test_machine *m = *state;
 	unsigned n;
-	struct footprint *cases = make_cases((enum insn_mode)(bits / 32), &n);
+	struct test_form *forms = forms_make((enum insn_mode)(bits / 32), &n);
 	unsigned *at = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	int status = 0;
 	pid_t child = fork();
 
 	if (child == 0) {
 		for (unsigned i = 0; i < n; i++)
-			run_translated(m, bits, &cases[i], at);
+			run_translated(m, bits, &forms[i], at);
 		_exit(0);
 	}
 	waitpid(child, &status, 0);
 	if (status && *at < n) {
 		char text[128];
-		describe(text, sizeof(text), &cases[*at]);
+		forms_describe(text, sizeof(text), &forms[*at]);
 		print_error("%u-bit mode, status %x: %s\n", bits, (unsigned)status, text);
 	}
 	assert_int_equal(status, 0);
 	assert_int_equal(*at, n);
 	munmap(at, PAGE);
-	free(cases);
+	free(forms);
 }
 
 static void test_64(void **state)

@@ -30,7 +30,7 @@ enum {
 	TEST_GDT = 0x8000,
 	TEST_IDT = 0x9000,
 	TEST_HANDLERS = 0xa000, /* 16 bytes each */
-	TEST_CODE = 0x100000,
+	TEST_CODE = 0x100800,
 	TEST_STACK = 0x300000,
 	TEST_DATA = 0x400000,
 	TEST_DEVICE = 0x3f000000,
@@ -64,6 +64,7 @@ struct test_machine {
 		bool write;
 	} mmio[64];
 	unsigned mmio_count;
+	uint8_t *device; /* 4 KiB that the device remembers, or NULL */
 };
 
 static inline void test_pio(void *ctx, uint16_t port, void *data, unsigned size, bool write)
@@ -75,12 +76,16 @@ static inline void test_pio(void *ctx, uint16_t port, void *data, unsigned size,
 		memset(data, 0xff, size);
 }
 
-/* A read gives the address's low byte, and each next one more. */
+/* Without memory of its own a read gives the address's low byte, and each next one more. */
 static inline void test_mmio(void *ctx, uint64_t gpa, void *data, unsigned size, bool write)
 {
 	struct test_machine *m = ctx;
 	uint64_t value = 0;
-	if (write) {
+	if (m->device) {
+		uint8_t *at = m->device + (gpa & 0xfff);
+		memcpy(write ? (void *)at : data, write ? data : (void *)at, size);
+		memcpy(&value, at, size);
+	} else if (write) {
 		memcpy(&value, data, size);
 	} else {
 		for (unsigned i = 0; i < size; i++)

@@ -251,7 +251,9 @@ void trans_copy(struct trans *t, unsigned i)
 		op_copy(t, i);
 		return;
 	}
-	uint32_t how = how_operand(in, in->mem_size, in->mem_acc);
+	/* The x87 does not store what raises an exception that is not masked: a bounced store must find what was there. */
+	unsigned acc = in->mem_acc | (in->row->flags & ROW_FPU ? ACC_R : 0u);
+	uint32_t how = how_operand(in, in->mem_size, acc);
 	/* XCHG with memory is locked without the prefix. */
 	if (in->map == MAP_ONE && (in->opcode == 0x86 || in->opcode == 0x87))
 		how |= SOFT_HOW_LOCK;

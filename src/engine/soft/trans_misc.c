@@ -343,7 +343,8 @@ static void op_fpu_save(struct trans *t, unsigned i)
 void trans_fpu_save(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
-	uint32_t how = how_operand(in, in->mem_size, in->mem_acc);
+	/* FXSAVE leaves the last bytes alone. */
+	uint32_t how = how_operand(in, in->mem_size, ACC_RW);
 	trans_clobber(t, t->live[i]);
 	trans_linear(t, i, how);
 	trans_access(t, i, how, op_fpu_save);
