@@ -116,6 +116,7 @@ enum {
 	SOFT_MODE_AVX = 1 << 16,     /* CR4.OSXSAVE and XCR0[2:1] */
 	SOFT_MODE_AVX512 = 1 << 17,
 	SOFT_MODE_IOPL = 1 << 18,    /* CPL <= IOPL: CLI and STI act (not v8086) */
+	SOFT_MODE_SINGLE = 1 << 22,  /* in a block's key only: translated without groups (trans_group.c) */
 	SOFT_MODE_TSD = 1 << 21,     /* CPL 3 and CR4.TSD: RDTSC is privileged */
 	SOFT_MODE_OSXSAVE = 1 << 20, /* CR4.OSXSAVE */
 	SOFT_MODE_WIDE = 1 << 19,    /* FS or GS has a limit below 4 GiB or is odd: check it (never in 64-bit code) */
@@ -162,6 +163,20 @@ enum soft_bounce_kind { SOFT_BOUNCE_NONE, SOFT_BOUNCE_MMIO, SOFT_BOUNCE_SPLIT, S
 
 #define SOFT_BOUNCE_SIZE 4096
 
+/* What generated code calls (thunk.c). */
+enum {
+	SOFT_THUNK_MEM,        /* T0 = linear ^ tag, T1 = how, scratch[7] = TLB offset: soft_mem_miss; T0 = host address */
+	SOFT_THUNK_COMMIT,     /* soft_mem_commit; leaves for the dispatcher at cpu->rip when code changed */
+	SOFT_THUNK_COMMIT_MEM, /* ... where the flags are in memory already */
+	SOFT_THUNK_HELPER,     /* T0 = ea, T1 = insn: a plain helper */
+	SOFT_THUNK_HELPER_END, /* ... one that ends the block; does not return */
+	SOFT_THUNK_LINK,       /* an unlinked exit; the struct soft_link * stands after the call */
+	SOFT_THUNK_LINK_MEM,   /* ... where the flags are in memory */
+	SOFT_THUNK_GROUP,      /* as MEM, for a group: soft_group_miss; to the dispatcher when it has to be taken apart */
+	SOFT_THUNK_LINEAR,     /* T0 = offset, T1 = how | segment << 24: soft_linear; T0 = linear */
+	SOFT_THUNKS,
+};
+
 struct soft_cpu {
 	/* Reached by generated code; order matters only for short displacements in C. */
 	uint64_t gpr[16];
@@ -176,8 +191,9 @@ struct soft_cpu {
 	struct soft_link *exit_link; /* the link to patch when an unlinked exit was taken, else NULL */
 	struct soft_cpu *self;
 	void (*exit_regs)(void); /* where generated code leaves to with rip set (run.h) */
-	void (*thunk[8])(void); /* SOFT_THUNK_*: what generated code calls (run.S) */
+	void (*thunk[SOFT_THUNKS])(void); /* SOFT_THUNK_*: what generated code calls (run.S) */
 	uint32_t irq_pending;  /* an interrupt may be waiting for IF */
+	uint32_t single;       /* go on in a block without groups, once */
 	uint32_t recheck;      /* a block that crosses pages found its second one out of the instruction TLB */
 	uint32_t shadow;       /* not 0: interrupts are held off until one instruction has run (1 STI, 3 MOV SS) */
 	uint64_t xcr0;
@@ -253,16 +269,6 @@ struct soft_cpu {
 
 /* ---- run.S, run.c ---- */
 
-enum {
-	SOFT_THUNK_MEM,        /* T0 = linear ^ tag, T1 = how, scratch[7] = TLB offset: soft_mem_miss; T0 = host address */
-	SOFT_THUNK_COMMIT,     /* soft_mem_commit; leaves for the dispatcher at cpu->rip when code changed */
-	SOFT_THUNK_COMMIT_MEM, /* ... where the flags are in memory already */
-	SOFT_THUNK_HELPER,     /* T0 = ea, T1 = insn: a plain helper */
-	SOFT_THUNK_HELPER_END, /* ... one that ends the block; does not return */
-	SOFT_THUNK_LINK,       /* an unlinked exit; the struct soft_link * stands after the call */
-	SOFT_THUNK_LINK_MEM,   /* ... where the flags are in memory */
-	SOFT_THUNK_LINEAR,     /* T0 = offset, T1 = how | segment << 24: soft_linear; T0 = linear */
-};
 
 /* Leaves the current light helper (and whatever it was called from) for the dispatcher. */
 _Noreturn void soft_unwind(struct soft_cpu *cpu);
@@ -294,6 +300,9 @@ enum {
 	SOFT_HOW_MMU = 3 << 20 /* SOFT_MMU_* in bits 20-21 */, SOFT_HOW_MMU_SHIFT = 20,
 };
 uint8_t *soft_mem_slow(struct soft_cpu *cpu, uint64_t linear, uint32_t how);
+/* The same for a group of accesses that one check covers (trans_group.c): the host address if all of it can be reached
+ * in place as `how` asks, else NULL, with nothing raised and nothing bounced. */
+uint8_t *soft_mem_group(struct soft_cpu *cpu, uint64_t linear, uint32_t how);
 /* Finishes a bounced store. Returns true when it changed the block being executed (or any code: be conservative), in
  * which case the caller must leave for the dispatcher at the next instruction. */
 bool soft_mem_commit(struct soft_cpu *cpu);

@@ -239,8 +239,19 @@ static inline void emit_alu_imm(struct emit *e, unsigned size, unsigned ext, uns
 	}
 }
 
-/* mov reg, [base] or mov [base], reg; size 1, 2, 4, 8; base is none of rsp, rbp, r12, r13 */
-static inline void emit_mem(struct emit *e, bool store, unsigned size, unsigned reg, unsigned base)
+/* ModRM of [base + disp]; base is none of rsp, rbp, r12, r13. */
+static inline void emit_modrm_disp(struct emit *e, unsigned reg, unsigned base, int32_t disp)
+{
+	unsigned mod = disp == 0 ? 0 : disp == (int8_t)disp ? 1 : 2;
+	emit_modrm(e, mod, reg, base);
+	if (mod == 1)
+		emit8(e, (uint8_t)disp);
+	else if (mod == 2)
+		emit32(e, (uint32_t)disp);
+}
+
+/* mov reg, [base + disp] or mov [base + disp], reg; size 1, 2, 4, 8; base as above */
+static inline void emit_mem(struct emit *e, bool store, unsigned size, unsigned reg, unsigned base, int32_t disp)
 {
 	if (size == 2)
 		emit8(e, 0x66);
@@ -248,7 +259,7 @@ static inline void emit_mem(struct emit *e, bool store, unsigned size, unsigned 
 	if (rex || size == 1)
 		emit8(e, 0x40 | rex);
 	emit8(e, (store ? 0x88 : 0x8a) | (size != 1));
-	emit_modrm(e, 0, reg, base);
+	emit_modrm_disp(e, reg, base, disp);
 }
 
 /* Branches with a 32-bit displacement, to be filled in by emit_patch; return where the displacement is. With `aligned`

@@ -265,6 +265,25 @@ uint8_t *soft_mem_slow(struct soft_cpu *cpu, uint64_t linear, uint32_t how)
 	return region->hva + (walk.gpa - region->gpa);
 }
 
+uint8_t *soft_mem_group(struct soft_cpu *cpu, uint64_t linear, uint32_t how)
+{
+	unsigned size = how & SOFT_HOW_SIZE, mmu = (how & SOFT_HOW_MMU) >> SOFT_HOW_MMU_SHIFT;
+	struct soft_region *region;
+	struct soft_walk walk;
+	bool writable;
+
+	if ((linear & SOFT_PAGE_MASK) + size > SOFT_PAGE_SIZE || checks_alignment(cpu, how) ||
+	    !walk_for(cpu, linear, how, &walk))
+		return NULL;
+	region = soft_region_at(cpu->vm, walk.gpa);
+	if (!region)
+		return NULL;
+	writable = tlb_fill(cpu, linear, mmu, region, &walk);
+	if ((how & SOFT_HOW_WRITE) && !writable)
+		return NULL;
+	return region->hva + (walk.gpa - region->gpa);
+}
+
 /* Writes a part of the buffer to where split_read's came from. Returns whether it changed code. */
 static bool split_write(struct soft_cpu *cpu, const uint8_t *from, uint8_t *host, uint64_t gpa, unsigned size)
 {

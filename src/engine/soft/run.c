@@ -61,15 +61,26 @@ void soft_call_helper(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea
 	cpu->rip += insn->len;
 }
 
-uint8_t *soft_mem_miss(struct soft_cpu *cpu, uint64_t mixed, uint32_t how)
+static uint64_t missed_address(const struct soft_cpu *cpu, uint64_t mixed, uint32_t how)
 {
 	unsigned index = (unsigned)(cpu->scratch[7] / sizeof(struct soft_tlb_entry));
 	const struct soft_tlb_entry *e = &cpu->tlb[how >> SOFT_HOW_MMU_SHIFT & 3][index];
-	uint64_t tag = e->tag_read;
 	/* The write tag that was used is either the page's, the same as the read tag, or none, of another index. */
 	if ((how & SOFT_HOW_WRITE) && (mixed >> 12 & (SOFT_TLB_SIZE - 1)))
-		tag = soft_tlb_no_tag(index);
-	return soft_mem_slow(cpu, mixed ^ tag, how);
+		return mixed ^ soft_tlb_no_tag(index);
+	return mixed ^ e->tag_read;
+}
+
+uint8_t *soft_mem_miss(struct soft_cpu *cpu, uint64_t mixed, uint32_t how)
+{
+	return soft_mem_slow(cpu, missed_address(cpu, mixed, how), how);
+}
+
+uint8_t *soft_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint32_t how)
+{
+	uint8_t *host = soft_mem_group(cpu, missed_address(cpu, mixed, how), how);
+	cpu->single = !host;
+	return host;
 }
 
 uint64_t soft_linear_of(struct soft_cpu *cpu, uint64_t offset, uint32_t how)
@@ -161,6 +172,12 @@ static void trace_block(struct soft_cpu *cpu, const struct soft_block *b)
 	}
 }
 
+/* The mode that the block to look for has in its key. */
+static uint32_t key_mode(const struct soft_cpu *cpu)
+{
+	return cpu->mode | (cpu->single ? SOFT_MODE_SINGLE : 0);
+}
+
 /* Makes the block for the current RIP, which was not there when `inserts` were. NULL: exception set, or try again. */
 static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa, unsigned inserts)
 {
@@ -172,7 +189,7 @@ static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa, unsigne
 	for (int tries = 0; tries < 2; tries++) {
 		soft_heavy_begin(cpu);
 		cache_lock(cache);
-		block = cache_inserts(cache) == inserts ? NULL : cache_find(cache, gpa, cpu->rip, cpu->mode);
+		block = cache_inserts(cache) == inserts ? NULL : cache_find(cache, gpa, cpu->rip, key_mode(cpu));
 		if (!block) {
 			cache_watch_page(cache, gpa);
 			if (gpa2 != ~0ULL)
@@ -261,7 +278,7 @@ static struct soft_block *find_block(struct soft_cpu *cpu)
 		return NULL;
 	}
 	unsigned inserts = cache_inserts(cpu->vm->cache);
-	struct soft_block *block = cache_find(cpu->vm->cache, gpa, cpu->rip, cpu->mode);
+	struct soft_block *block = cache_find(cpu->vm->cache, gpa, cpu->rip, key_mode(cpu));
 	if (!block)
 		block = make_block(cpu, gpa, inserts);
 	if (block && block->gpa2 && !second_page_ok(cpu, block))
@@ -299,12 +316,17 @@ const void *soft_next(struct soft_cpu *cpu)
 		if (cpu->watch.code || cpu->watch.again)
 			soft_before_insn(cpu);
 		struct soft_jc_entry *e = &cpu->jc[soft_jc_index(cpu->rip)];
-		if (e->rip == cpu->rip && e->mode == cpu->mode && !cpu->exit_link && !cpu->recheck)
+		if (e->rip == cpu->rip && e->mode == cpu->mode && !cpu->exit_link && !cpu->recheck && !cpu->single)
 			return (const void *)(uintptr_t)e->code; /* only flat modes are ever entered */
 		cpu->recheck = 0;
 		struct soft_block *block = find_block(cpu);
 		if (!block)
 			continue;
+		if (cpu->single) {
+			cpu->single = 0;
+			cpu->exit_link = NULL;
+			return block->code_mem;
+		}
 		struct soft_link *link = cpu->exit_link;
 		cpu->exit_link = NULL;
 		if (cpu->mode & SOFT_MODE_STEP) {
@@ -320,7 +342,7 @@ const void *soft_next(struct soft_cpu *cpu)
 			fill_jump_cache(cpu, block);
 		if (link && link->rip == block->rip) {
 			cache_lock(cpu->vm->cache);
-			if (link->from->mode == block->mode)
+			if ((link->from->mode & ~(uint32_t)SOFT_MODE_SINGLE) == block->mode)
 				cache_link(cpu->vm->cache, link, block);
 			cache_unlock(cpu->vm->cache);
 		}

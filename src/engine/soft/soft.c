@@ -157,13 +157,20 @@ static bool has_option(const char *options, const char *name)
 	return false;
 }
 
+/* What can be switched off, to find what is wrong or what it buys. */
+static const char *const option_names[] = { "one-insn", "no-groups" };
+
 static int check_options(const char *options, struct error *err)
 {
 	const char *p = options;
 	while (p && *p) {
 		size_t n = strcspn(p, ",");
-		if (n != strlen("one-insn") || strncmp(p, "one-insn", n))
-			return error_set(err, -EINVAL, "unknown option '%.*s' of the soft engine (it has: one-insn)",
+		bool known = false;
+		for (unsigned i = 0; i < sizeof(option_names) / sizeof(*option_names); i++)
+			known |= n == strlen(option_names[i]) && !strncmp(p, option_names[i], n);
+		if (!known)
+			return error_set(err, -EINVAL,
+					 "unknown option '%.*s' of the soft engine (it has one-insn, no-groups)",
 					 (int)n, p);
 		p += n + (p[n] == ',');
 	}
@@ -191,6 +198,7 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_config *co
 	s->trace = config->trace;
 	s->trace_file = config->trace_file;
 	s->max_block = has_option(config->options, "one-insn") ? 1 : SOFT_BLOCK_INSNS;
+	s->no_groups = has_option(config->options, "no-groups");
 	s->tsc_khz = measure_tsc_khz();
 	unsigned a, b, c, d;
 	__cpuid(0x80000008, a, b, c, d);

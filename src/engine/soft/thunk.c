@@ -67,6 +67,14 @@ static __attribute__((naked, used)) void thunk_mem(void)
 						 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
 }
 
+static __attribute__((naked, used)) void thunk_group(void)
+{
+	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "mov %%gs:%c[self], %%rdi\n mov %%r10, %%rsi\n mov %%r11d, %%edx\n"
+						 "sub $8, %%rsp\n call soft_group_miss\n add $8, %%rsp\n"
+						 "test %%rax, %%rax\n jz soft_dispatch\n"
+						 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
+}
+
 static __attribute__((naked, used)) void thunk_linear(void)
 {
 	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "mov %%gs:%c[self], %%rdi\n mov %%r10, %%rsi\n mov %%r11d, %%edx\n"
@@ -127,6 +135,7 @@ _Noreturn __attribute__((naked)) void soft_unwind(struct soft_cpu *cpu __attribu
 void soft_thunks_init(struct soft_cpu *cpu)
 {
 	cpu->thunk[SOFT_THUNK_MEM] = thunk_mem;
+	cpu->thunk[SOFT_THUNK_GROUP] = thunk_group;
 	cpu->thunk[SOFT_THUNK_COMMIT] = thunk_commit;
 	cpu->thunk[SOFT_THUNK_COMMIT_MEM] = thunk_commit_mem;
 	cpu->thunk[SOFT_THUNK_HELPER] = thunk_helper;

@@ -4,6 +4,7 @@
  *
  *   translate.c    decodes the block, computes flag liveness, calls the emitter of each instruction
  *   trans_mem.c    addresses, the TLB check, its slow path out of line; where the flags are
+ *   trans_group.c  several accesses by one check
  *   trans_copy.c   instructions that are copied
  *   trans_flow.c   branches, block exits, helpers
  *   trans_misc.c   stack and data movement with a translation of its own
@@ -32,6 +33,7 @@ struct trans_stub {
 	uint32_t how;
 	uint32_t how_without_avx; /* XSAVE: the one to take when EAX does not ask for AVX state; or 0 */
 	unsigned insn;
+	bool group;
 	const struct insn *helper;    /* of a C helper that then does all of the access, or NULL */
 	enum flag_state before, done; /* of the flags at resume and at after */
 };
@@ -75,6 +77,20 @@ struct trans {
 	unsigned exits;
 	struct soft_map map[TRANS_MAX * 4];
 	unsigned maps;
+	/* Groups (trans_group.c). */
+	struct {
+		unsigned last; /* of the group that begins at this instruction; 0 for none */
+		uint8_t base;  /* guest register */
+		bool write;
+		int16_t min;    /* lowest offset from the base, as it is at the group's start */
+		uint16_t span;  /* bytes from there */
+		int16_t offset; /* of this instruction's own access, when `member` */
+		bool member;
+	} group[TRANS_MAX];
+	bool in_group;
+	unsigned group_last;
+	int group_min;
+	int disp; /* of the op under way from T0 */
 	const uint8_t *page; /* the first page's bytes */
 	bool failed;         /* out of memory for what the block needs */
 	bool done;           /* the block's end has been emitted */
@@ -112,6 +128,13 @@ static inline uint32_t gpr_off(unsigned guest)
 	return CPU_OFF(gpr) + 8 * guest;
 }
 
+/* ---- translate.c ---- */
+
+/* The exception that the instruction raises in this mode before it does anything, or -1. */
+int trans_fault_of(const struct trans *t, const struct insn *in);
+/* The op to translate it by: the row's, the slow form, or an OP_*_INLINE. */
+unsigned trans_op_of(const struct trans *t, const struct insn *in);
+
 /* ---- trans_mem.c ---- */
 
 /* Before code that destroys the host's flags: saves them if any of `live` are there. Uses T1. */
@@ -146,6 +169,18 @@ static inline uint32_t how_operand(const struct insn *in, unsigned size, unsigne
 {
 	return how_of(size, acc) | (in->seg == ENGINE_SS ? SOFT_HOW_STACK : 0u) | (in->lock ? SOFT_HOW_LOCK : 0u);
 }
+
+/* The check alone: afterwards T0 is the host address. Returns the stub, for its `op`, `after` and `done`; NULL if full. */
+struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how);
+
+/* ---- trans_group.c ---- */
+
+/* Finds the groups of the decoded block. */
+void trans_find_groups(struct trans *t);
+/* Before and after each instruction: opens the group that begins at i, closes the one that ended. */
+void trans_group_step(struct trans *t, unsigned i);
+/* Is instruction i's access one that a group's check has covered? Then T0 + t->disp is where it goes. */
+bool trans_grouped(struct trans *t, unsigned i);
 
 /* ---- trans_copy.c ---- */
 void trans_copy(struct trans *t, unsigned i);

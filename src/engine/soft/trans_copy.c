@@ -2,7 +2,7 @@
 /*
  * trans_copy.c - instructions that the host executes as they are.
  *
- * Only the register numbers and the memory operand change: the operand is always [T0], a host address. Guest registers
+ * Only the register numbers and the memory operand change: the operand is [T0 + disp], a host address. Guest registers
  * that live in memory are loaded into a scratch register before and stored after. High-byte registers (AH ...) can't
  * be named beside r8-r15, so an instruction that has one lends a low register for the while.
  */
@@ -90,7 +90,7 @@ static void plan_fields(struct trans *t, const struct insn *in, struct plan *p)
 	p->field[FIELD_VVVV].acc = row->vvvv_acc;
 	p->field[FIELD_VVVV].guest = in->vvvv;
 	p->used = row->implicit_read | row->implicit_written | 1u << HOST_RSP;
-	if (in->mem)
+	if (in->mem || t->in_group)
 		p->used |= 1u << T0;
 	for (unsigned k = 0; k < FIELDS; k++) {
 		if (p->field[k].kind != REG_GPR) {
@@ -198,8 +198,10 @@ static void emit_legacy(struct trans *t, const struct insn *in, const struct pla
 	if (rex || in->rex)
 		emit8(e, 0x40 | rex);
 	emit_opcode(t, in, row->reg_in_opcode ? (opcode & 0xf8) | (reg & 7) : opcode);
-	if (modrm)
-		emit_modrm(e, in->mem ? 0 : 3, reg, in->mem ? p->base : rm);
+	if (modrm && in->mem)
+		emit_modrm_disp(e, reg, p->base, t->disp);
+	else if (modrm)
+		emit_modrm(e, 3, reg, rm);
 }
 
 static void emit_vex(struct trans *t, const struct insn *in, const struct plan *p)
@@ -217,8 +219,10 @@ static void emit_vex(struct trans *t, const struct insn *in, const struct plan *
 	emit8(e, (~reg & 8) << 4 | 0x40 | (~b & 8) << 2 | in->map);
 	emit8(e, (unsigned)in->w << 7 | (~vvvv & 15) << 3 | (unsigned)(in->vl & 1) << 2 | in->vpp);
 	emit8(e, in->opcode);
-	if (in->has_modrm)
-		emit_modrm(e, in->mem ? 0 : 3, reg, b);
+	if (in->has_modrm && in->mem)
+		emit_modrm_disp(e, reg, b, t->disp);
+	else if (in->has_modrm)
+		emit_modrm(e, 3, reg, b);
 }
 
 void op_copy(struct trans *t, unsigned i)
@@ -248,6 +252,10 @@ void trans_copy(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
 	if (!in->mem || in->mem_acc == ACC_NONE || in->mem_size == 0) {
+		op_copy(t, i);
+		return;
+	}
+	if (trans_grouped(t, i)) {
 		op_copy(t, i);
 		return;
 	}

@@ -215,12 +215,12 @@ static void emit_store_const(struct trans *t, uint64_t v)
 	struct emit *e = &t->e;
 	if (t->width == 8 && (int64_t)v != (int32_t)v) {
 		emit_mov_imm(e, T1, v);
-		emit_mem(e, true, 8, T1, T0);
+		emit_mem(e, true, 8, T1, T0, t->disp);
 		return;
 	}
 	emit8(e, t->width == 8 ? 0x49 : 0x41); /* mov [r10], imm32 */
 	emit8(e, 0xc7);
-	emit_modrm(e, 0, 0, T0);
+	emit_modrm_disp(e, 0, T0, t->disp);
 	emit32(e, (uint32_t)v);
 }
 
@@ -232,6 +232,10 @@ static void op_push_return(struct trans *t, unsigned i)
 
 static void push_return(struct trans *t, unsigned i)
 {
+	if (trans_grouped(t, i)) {
+		op_push_return(t, i);
+		return;
+	}
 	trans_clobber(t, t->live[i]);
 	emit_lea(&t->e, t->width, T0, HOST_GUEST_RSP, EMIT_NONE, 1, -(int)t->width);
 	trans_access(t, i, how_of(t->width, ACC_W) | SOFT_HOW_STACK, op_push_return);
@@ -247,23 +251,27 @@ void trans_call(struct trans *t, unsigned i)
 static void op_ret(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
-	emit_mem(&t->e, false, t->width, T0, T0);
+	emit_mem(&t->e, false, t->width, T0, T0, t->disp);
 	emit_lea(&t->e, t->width, HOST_GUEST_RSP, HOST_GUEST_RSP, EMIT_NONE, 1,
 		 (int)t->width + (in->imm_size ? (uint16_t)in->imm : 0));
 }
 
 void trans_ret(struct trans *t, unsigned i)
 {
-	trans_clobber(t, t->live[i]);
-	emit_mov(&t->e, t->width, T0, HOST_GUEST_RSP);
-	trans_access(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, op_ret);
+	if (trans_grouped(t, i)) {
+		op_ret(t, i);
+	} else {
+		trans_clobber(t, t->live[i]);
+		emit_mov(&t->e, t->width, T0, HOST_GUEST_RSP);
+		trans_access(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, op_ret);
+	}
 	indirect(t, i);
 }
 
 static void op_load_target(struct trans *t, unsigned i)
 {
 	(void)i;
-	emit_mem(&t->e, false, t->width, T0, T0);
+	emit_mem(&t->e, false, t->width, T0, T0, t->disp);
 }
 
 /* T0 = the target of JMP or CALL r/m. */
@@ -325,7 +333,8 @@ struct insn *trans_keep_insn(struct trans *t, unsigned i, unsigned op)
 /* Some helpers compute their addresses themselves, from the registers. */
 static bool takes_address(const struct insn *in)
 {
-	return in->mem && in->op != OP_STRING && in->op != OP_GATHER && in->op != OP_MASKED_LOAD && in->op != OP_MASKED_STORE;
+	return in->mem && in->op != OP_STRING && in->op != OP_GATHER && in->op != OP_MASKED_LOAD &&
+	       in->op != OP_MASKED_STORE;
 }
 
 void trans_helper(struct trans *t, unsigned i, unsigned op)

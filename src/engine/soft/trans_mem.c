@@ -149,14 +149,14 @@ static uint32_t tag_off(const struct trans *t, uint32_t how)
 					       : (uint32_t)offsetof(struct soft_tlb_entry, tag_read));
 }
 
-void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op)
+struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how)
 {
 	struct emit *e = &t->e;
 	_Static_assert(sizeof(struct soft_tlb_entry) == 32, "the index computation scales by 32");
-	assert(t->flags != FLAGS_HOST);
+	assert(t->flags != FLAGS_HOST && !t->in_group);
 	if (t->stubs == sizeof(t->stub) / sizeof(*t->stub)) {
 		t->failed = true;
-		return;
+		return NULL;
 	}
 	struct trans_stub *s = &t->stub[t->stubs++];
 
@@ -166,14 +166,23 @@ void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op)
 	emit_gs_index(e, EMIT_XOR, 8, T0, T1, tag_off(t, how));
 	emit_alu_imm(e, 8, 7, T0, 4096 - (int32_t)(how & SOFT_HOW_SIZE));
 	*s = (struct trans_stub){ .branch = emit_jcc(e, CC_A, false),
-				  .op = op,
 				  .insn = i,
 				  .how = how | t->mmu << SOFT_HOW_MMU_SHIFT,
 				  .before = t->flags };
 	emit_gs_index(e, EMIT_ADD, 8, T0, T1, tlb_off(t, (uint32_t)offsetof(struct soft_tlb_entry, host)));
 	s->resume = e->p;
+	return s;
+}
+
+void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op)
+{
+	struct trans_stub *s = trans_check(t, i, how);
+	if (!s)
+		return;
+	t->disp = 0;
 	op(t, i);
-	s->after = e->p;
+	s->op = op;
+	s->after = t->e.p;
 	s->done = t->flags;
 }
 
@@ -205,14 +214,15 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 		emit_mov_imm(e, T1, s->how_without_avx | t->mmu << SOFT_HOW_MMU_SHIFT);
 		emit_patch(skip, e->p);
 	}
-	emit_call_gs(e, CPU_OFF(thunk) + 8 * SOFT_THUNK_MEM);
-	if (!(s->how & SOFT_HOW_WRITE)) {
+	emit_call_gs(e, CPU_OFF(thunk) + 8 * (s->group ? SOFT_THUNK_GROUP : SOFT_THUNK_MEM));
+	if (!(s->how & SOFT_HOW_WRITE) || s->group) {
 		emit_jmp_to(e, s->resume);
 		return;
 	}
 	emit_gs_cmp8(e, CPU_OFF(bounce.kind), SOFT_BOUNCE_NONE);
 	emit_patch(emit_jcc(e, CC_Z, false), s->resume);
 	t->flags = s->before;
+	t->disp = 0;
 	s->op(t, s->insn);
 	trans_set_rip(t, trans_rip(t, s->insn + 1));
 	emit_call_gs(e, CPU_OFF(thunk) + 8 * (t->flags == FLAGS_HOST ? SOFT_THUNK_COMMIT : SOFT_THUNK_COMMIT_MEM));

@@ -22,14 +22,14 @@ static void op_push(struct trans *t, unsigned i)
 		unsigned host = host_of(guest);
 		if (host == IN_MEMORY)
 			emit_gs(e, EMIT_MOV_LOAD, 8, host = T1, gpr_off(guest));
-		emit_mem(e, true, t->width, host, T0);
+		emit_mem(e, true, t->width, host, T0, t->disp);
 	} else if (in->mem) {
 		emit_gs(e, EMIT_MOV_LOAD, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
-		emit_mem(e, true, t->width, T1, T0);
+		emit_mem(e, true, t->width, T1, T0, t->disp);
 	} else {
 		emit8(e, t->width == 8 ? 0x49 : 0x41);
 		emit8(e, 0xc7);
-		emit_modrm(e, 0, 0, T0);
+		emit_modrm_disp(e, 0, T0, t->disp);
 		emit32(e, (uint32_t)in->imm);
 	}
 	stack_add(t, -(int)t->width);
@@ -38,13 +38,17 @@ static void op_push(struct trans *t, unsigned i)
 static void op_load_value(struct trans *t, unsigned i)
 {
 	(void)i;
-	emit_mem(&t->e, false, t->width, T1, T0);
+	emit_mem(&t->e, false, t->width, T1, T0, t->disp);
 	emit_gs(&t->e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
 }
 
 void trans_push(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
+	if (trans_grouped(t, i)) {
+		op_push(t, i);
+		return;
+	}
 	trans_clobber(t, t->live[i]);
 	if (in->mem) {
 		uint32_t how = how_operand(in, t->width, ACC_R);
@@ -59,7 +63,7 @@ static void op_push_value(struct trans *t, unsigned i)
 {
 	(void)i;
 	emit_gs(&t->e, EMIT_MOV_LOAD, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
-	emit_mem(&t->e, true, t->width, T1, T0);
+	emit_mem(&t->e, true, t->width, T1, T0, t->disp);
 	stack_add(t, -(int)t->width);
 }
 
@@ -89,10 +93,10 @@ static void op_pop_reg(struct trans *t, unsigned i)
 	unsigned guest = t->insn[i].row->reg_in_opcode ? t->insn[i].reg : t->insn[i].rm;
 	unsigned host = host_of(guest);
 	if (guest == 4) {
-		emit_mem(&t->e, false, t->width, HOST_GUEST_RSP, T0);
+		emit_mem(&t->e, false, t->width, HOST_GUEST_RSP, T0, t->disp);
 		return;
 	}
-	emit_mem(&t->e, false, t->width, host == IN_MEMORY ? T1 : host, T0);
+	emit_mem(&t->e, false, t->width, host == IN_MEMORY ? T1 : host, T0, t->disp);
 	if (host == IN_MEMORY)
 		emit_gs(&t->e, EMIT_MOV_STORE, 8, T1, gpr_off(guest));
 	stack_add(t, (int)t->width);
@@ -102,13 +106,17 @@ static void op_pop_mem(struct trans *t, unsigned i)
 {
 	(void)i;
 	emit_gs(&t->e, EMIT_MOV_LOAD, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
-	emit_mem(&t->e, true, t->width, T1, T0);
+	emit_mem(&t->e, true, t->width, T1, T0, t->disp);
 	stack_add(t, (int)t->width);
 }
 
 void trans_pop(struct trans *t, unsigned i)
 {
 	struct insn *in = &t->insn[i];
+	if (trans_grouped(t, i)) {
+		op_pop_reg(t, i);
+		return;
+	}
 	trans_clobber(t, t->live[i]);
 	emit_mov(&t->e, t->width, T0, HOST_GUEST_RSP);
 	if (!in->mem) {
@@ -129,13 +137,17 @@ void trans_pop(struct trans *t, unsigned i)
 static void op_leave(struct trans *t, unsigned i)
 {
 	(void)i;
-	emit_mem(&t->e, false, t->width, T1, T0);
+	emit_mem(&t->e, false, t->width, T1, T0, t->disp);
 	emit_lea(&t->e, t->width, HOST_GUEST_RSP, HOST_RBP, EMIT_NONE, 1, (int)t->width);
 	emit_mov(&t->e, t->width, HOST_RBP, T1);
 }
 
 void trans_leave(struct trans *t, unsigned i)
 {
+	if (trans_grouped(t, i)) {
+		op_leave(t, i);
+		return;
+	}
 	trans_clobber(t, t->live[i]);
 	emit_mov(&t->e, t->width, T0, HOST_RBP);
 	trans_access(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, op_leave);
@@ -181,7 +193,7 @@ void trans_lea(struct trans *t, unsigned i)
 static void op_moffs(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
-	emit_mem(&t->e, in->mem_acc == ACC_W, in->opsize, HOST_RAX, T0);
+	emit_mem(&t->e, in->mem_acc == ACC_W, in->opsize, HOST_RAX, T0, t->disp);
 }
 
 void trans_moffs(struct trans *t, unsigned i)
@@ -197,7 +209,7 @@ void trans_moffs(struct trans *t, unsigned i)
 static void op_xlat(struct trans *t, unsigned i)
 {
 	(void)i;
-	emit_mem(&t->e, false, 1, HOST_RAX, T0);
+	emit_mem(&t->e, false, 1, HOST_RAX, T0, t->disp);
 }
 
 void trans_xlat(struct trans *t, unsigned i)
@@ -275,7 +287,7 @@ static void load_selector(struct trans *t, unsigned i)
 static void op_store_selector(struct trans *t, unsigned i)
 {
 	load_selector(t, i);
-	emit_mem(&t->e, true, 2, T1, T0);
+	emit_mem(&t->e, true, 2, T1, T0, t->disp);
 }
 
 void trans_mov_from_seg(struct trans *t, unsigned i)

@@ -29,8 +29,7 @@
 
 #include "engine/soft/trans.h"
 
-/* The exception that the instruction raises in this mode before it does anything, or -1. */
-static int fault_of(const struct trans *t, const struct insn *in)
+int trans_fault_of(const struct trans *t, const struct insn *in)
 {
 	uint32_t flags = in->row ? in->row->flags : 0, mode = t->mode;
 	if (!in->row)
@@ -79,8 +78,7 @@ static bool is_slow(const struct trans *t, const struct insn *in)
 	return (t->mode & SOFT_MODE_CODE) != SOFT_MODE_CODE32 || !(t->mode & SOFT_MODE_STACK32);
 }
 
-/* The op to translate it by: the row's, or the slow form. */
-static unsigned op_of(const struct trans *t, const struct insn *in)
+unsigned trans_op_of(const struct trans *t, const struct insn *in)
 {
 	switch (in->op) {
 	case OP_JCC:
@@ -182,8 +180,8 @@ static bool decode(struct trans *t, uint64_t gpa2, unsigned max, enum translate_
 			in->op = OP_UD, in->row = NULL, in->len = 15;
 		t->at[t->n++] = (uint16_t)(off - start);
 		off += in->len;
-		unsigned op = op_of(t, in);
-		if (fault_of(t, in) >= 0 || ends_block(op))
+		unsigned op = trans_op_of(t, in);
+		if (trans_fault_of(t, in) >= 0 || ends_block(op))
 			break;
 		if (op == OP_STI && max > t->n + 1)
 			max = t->n + 1; /* one more */
@@ -207,11 +205,11 @@ static bool may_write(const struct insn *in)
 static void find_live_flags(struct trans *t)
 {
 	const struct insn *last = &t->insn[t->n - 1];
-	unsigned op = op_of(t, last);
+	unsigned op = trans_op_of(t, last);
 	uint64_t next = trans_rip(t, t->n);
 	uint16_t live = FLAG_ARITH;
 
-	if (fault_of(t, last) < 0) {
+	if (trans_fault_of(t, last) < 0) {
 		uint64_t target = next + (uint64_t)last->imm;
 		if (op == OP_JMP || op == OP_CALL)
 			live = trans_flags_needed(t, target);
@@ -223,12 +221,12 @@ static void find_live_flags(struct trans *t)
 	t->live[t->n] = live;
 	for (unsigned i = t->n; i-- > 0;) {
 		struct insn *in = &t->insn[i];
-		if (fault_of(t, in) >= 0) {
+		if (trans_fault_of(t, in) >= 0) {
 			live = FLAG_ARITH;
 		} else if (may_write(in)) {
 			in->flags_read = live;
 		} else {
-			unsigned o = op_of(t, in);
+			unsigned o = trans_op_of(t, in);
 			live = (live & (uint16_t)~in->flags_written) | in->flags_read;
 			if (o >= OP_FIRST_HELPER && o < OP_FIRST_PLAIN_HELPER)
 				live = FLAG_ARITH;
@@ -244,7 +242,7 @@ static bool starts_saved(const struct trans *t)
 		return true;
 	for (unsigned i = 0; i < t->n; i++) {
 		const struct insn *in = &t->insn[i];
-		unsigned op = op_of(t, in);
+		unsigned op = trans_op_of(t, in);
 		if (op == OP_COPY && in->mem && in->mem_acc)
 			return true;
 		if (in->flags_read)
@@ -277,12 +275,12 @@ static void emit_entries(struct trans *t)
 static void emit_insn(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
-	int fault = fault_of(t, in);
+	int fault = trans_fault_of(t, in);
 	if (fault >= 0) {
 		trans_raise(t, i, (unsigned)fault);
 		return;
 	}
-	unsigned op = op_of(t, in);
+	unsigned op = trans_op_of(t, in);
 	switch (op) {
 	case OP_COPY:
 	case OP_SETCC:
@@ -370,11 +368,12 @@ static void emit_body(struct trans *t)
 {
 	bool after_sti = false;
 	for (unsigned i = 0; i < t->n && !t->done; i++) {
+		trans_group_step(t, i);
 		emit_insn(t, i);
-		bool sti = op_of(t, &t->insn[i]) == OP_STI;
+		bool sti = trans_op_of(t, &t->insn[i]) == OP_STI;
 		if (i + 1 == t->n && sti)
 			emit_gs_store_imm(&t->e, 4, CPU_OFF(shadow), 1);
-		after_sti = i > 0 && op_of(t, &t->insn[i - 1]) == OP_STI;
+		after_sti = i > 0 && trans_op_of(t, &t->insn[i - 1]) == OP_STI;
 	}
 	if (t->done)
 		return;
@@ -388,10 +387,11 @@ static bool emit_block(struct trans *t, const struct soft_room *room)
 {
 	t->e = (struct emit){ .p = room->code, .to_exec = room->to_exec };
 	t->stubs = t->exits = t->maps = 0;
-	t->failed = t->done = false;
+	t->failed = t->done = t->in_group = false;
 	memset(t->b->link, 0, sizeof(t->b->link));
 	emit_entries(t);
 	emit_body(t);
+	t->in_group = false;
 	trans_emit_stubs(t);
 	trans_emit_exits(t);
 	return !t->failed;
@@ -408,7 +408,7 @@ struct soft_block *translate_block(struct soft_cpu *cpu, uint64_t gpa, uint64_t 
 	struct soft_block *b = room.block;
 	b->gpa = gpa;
 	b->rip = cpu->rip;
-	b->mode = cpu->mode;
+	b->mode = cpu->mode | (cpu->single ? SOFT_MODE_SINGLE : 0);
 	t->cpu = cpu;
 	t->cache = cache;
 	t->b = b;
@@ -427,6 +427,7 @@ struct soft_block *translate_block(struct soft_cpu *cpu, uint64_t gpa, uint64_t 
 		if (!decode(t, gpa2, max, why))
 			return NULL;
 		find_live_flags(t);
+		trans_find_groups(t);
 		max = t->n / 2;
 	} while (!emit_block(t, &room) && max);
 	if (t->failed)
