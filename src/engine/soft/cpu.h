@@ -253,6 +253,7 @@ struct soft_cpu {
 		uint8_t *host[2];     /* or NULL */
 	} bounce;
 	struct engine_run *run; /* of the vcpu_run under way */
+	bool code_changed;     /* soft_store has changed translated code */
 	bool leave;            /* the dispatcher must leave vcpu_run; run->exit is set */
 	bool stepped;          /* the block just entered was of SOFT_MODE_STEP: soft_single_step when it is done */
 	bool step_trap;        /* ... and RFLAGS.TF was set at its start */

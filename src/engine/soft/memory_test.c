@@ -269,6 +269,22 @@ static void test_stack_faults(void **state)
 	assert_int_equal(m->frame.rip, TEST_CODE);
 }
 
+/* A store by a C helper into the code that follows is seen by it. */
+CODE64(push16_code, "lea rsp, [rip + 1f + 3]; push ax; 1: mov ecx, 5");
+CODE64(sidt_code, "lea rsi, [rip + 1f + 2]; sidt [rsi]; 1: movabs rcx, 5; nop; nop");
+
+static void test_helper_writes_code(void **state)
+{
+	struct test_machine *m = begin(state, 0);
+	m->state.gpr[RAX] = 9;
+	test_run_ok(m, push16_code);
+	assert_int_equal(m->state.gpr[RCX], 9);
+	m = begin(state, 0);
+	m->state.idtr.base = 0x9090000012345678; /* limit and base are the constant, and its last bytes the NOPs */
+	test_run_ok(m, sidt_code);
+	assert_int_equal(m->state.gpr[RCX], 0x1234567801ff);
+}
+
 CODE64(enter0, "enter 32, 0; mov rbx, rsp; leave");
 CODE64(enter3, "mov rbp, rsi; enter 16, 3; mov rbx, rsp");
 CODE64(enter16, ".byte 0x66; enter 8, 1; mov rbx, rsp");
@@ -526,6 +542,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_locked_across_pages, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_push_pop, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_stack_faults, test_setup, test_teardown),
+		cmocka_unit_test_setup_teardown(test_helper_writes_code, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_enter, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_xlat, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_bit_strings, test_setup, test_teardown),

@@ -379,7 +379,8 @@ bool soft_store_noting(struct soft_cpu *cpu, uint64_t linear, unsigned size, uin
 
 void soft_store(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value)
 {
-	store(cpu, linear, size, value, soft_mmu_current(cpu));
+	if (store(cpu, linear, size, value, soft_mmu_current(cpu)))
+		cpu->code_changed = true;
 }
 
 void soft_store_system(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value)

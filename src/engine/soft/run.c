@@ -21,6 +21,7 @@
 
 #include "engine/soft/cache.h"
 #include "engine/soft/disasm.h"
+#include "engine/soft/system.h"
 #include "engine/soft/translate.h"
 
 /* The state components that a guest may own: x87, SSE, AVX. */
@@ -54,7 +55,12 @@ void soft_call_helper(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea
 		cpu->sysflags |= RF_AC;
 		break;
 	default:
+		cpu->code_changed = false;
 		soft_helper[insn->op](cpu, insn, ea);
+		if (__builtin_expect(cpu->code_changed, 0) && insn->op >= OP_FIRST_PLAIN_HELPER) {
+			cpu->rip = soft_next_rip(cpu, insn); /* it may have been this block's */
+			soft_unwind(cpu);
+		}
 		return;
 	}
 	soft_update_mode(cpu);
