@@ -2,10 +2,10 @@
 /*
  * footprint_test.c - the table's word for how many bytes an instruction accesses, against the host CPU's.
  *
- * The translator checks an operand of insn.mem_size bytes and then lets the host execute the instruction in guest memory,
+ * The translator checks an operand of insn.mem_size bytes, for reading or writing, and then lets the host execute the instruction in guest memory,
  * so a size that is too small would let a guest reach past the end of its memory. Every instruction that is copied is
  * run with its operand just in front of a page that may not be touched: by itself, which must not fault there, and must
- * when moved by one byte; and translated, in each mode, at the end of guest memory.
+ * when moved by one byte, or if it writes when it may not; and translated, in each mode, at the end of guest memory.
  */
 #include <setjmp.h>
 #include <signal.h>
@@ -87,6 +87,13 @@ static void test_native(void **state)
 		got = run_native(code, c, end - c->insn.mem_size + 1);
 		if (got != SIGSEGV && got != SIGBUS) {
 			print_error("accesses less: %s\n", text);
+			wrong++;
+		}
+		mprotect(data, 2 * PAGE, PROT_READ);
+		got = run_native(code, c, end - c->insn.mem_size);
+		mprotect(data, 2 * PAGE, PROT_READ | PROT_WRITE);
+		if ((got == SIGSEGV && fault_trap == 14) != !!(c->insn.mem_acc & ACC_W)) {
+			print_error("%s: %s\n", c->insn.mem_acc & ACC_W ? "does not write" : "writes", text);
 			wrong++;
 		}
 	}

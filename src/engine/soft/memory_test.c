@@ -141,6 +141,61 @@ static void test_xsave_size(void **state)
 	assert_int_equal(m->state.gpr[RAX], 7);
 }
 
+CODE64(xsave_roundtrip, "xsavec64 [rsi]; vpxor ymm1, ymm1, ymm1; fninit; xrstor64 [rsi]");
+CODE64(xsave_ask_all, "xsave [rsi]");
+CODE64(xrstor_all, "xrstor [rsi]");
+
+static void xsave_begin(struct test_machine *m, uint64_t xcr0)
+{
+	m->state.xcr0 = xcr0;
+	m->state.gpr[RAX] = m->state.gpr[RDX] = ~0ull;
+	test_set_ymm(m, 1, "0123456789abcdefghijklmnopqrstuv");
+}
+
+/* A guest sees the components of its own XCR0 and no others of the host's. */
+static void test_xsave_components(void **state)
+{
+	struct test_machine *m = begin(state, TEST_DATA);
+	char ymm[32];
+	xsave_begin(m, 7);
+	test_run_ok(m, xsave_roundtrip);
+	test_get_ymm(m, 1, ymm);
+	assert_memory_equal(ymm, "0123456789abcdefghijklmnopqrstuv", 32);
+	assert_int_equal(test_get(m, TEST_DATA + 520, 8), 1ull << 63 | 7);
+	m = begin(state, TEST_DATA);
+	xsave_begin(m, 3);
+	memset(m->ram + TEST_DATA + 512, 0, 64);
+	memset(m->ram + TEST_DATA + 576, 0xee, 512);
+	test_run_ok(m, xsave_ask_all);
+	assert_int_equal(test_get(m, TEST_DATA + 512, 8) & ~3ull, 0);
+	assert_int_equal(m->ram[TEST_DATA + 576], 0xee);
+	assert_int_equal(m->state.gpr[RAX], ~0ull);
+	assert_int_equal(m->state.gpr[RDX], ~0ull);
+
+	static const struct {
+		uint64_t xcr0, bv, comp;
+		int vector;
+	} headers[] = {
+		{ 7, 7, 0, TEST_NO_VECTOR },
+		{ 3, 7, 0, GP },
+		{ 3, 3, 0, TEST_NO_VECTOR },
+		{ 7, 0x20, 0, GP },
+		{ 7, 7, 1ull << 63 | 7, TEST_NO_VECTOR },
+		{ 7, 7, 1ull << 63 | 0xe7, GP },
+		{ 7, 7, 1ull << 63 | 3, GP },
+		{ 7, 1ull << 63, 0, GP },
+		{ 7, 3, 7, GP },
+	};
+	for (unsigned i = 0; i < sizeof(headers) / sizeof(*headers); i++) {
+		m = begin(state, TEST_DATA);
+		xsave_begin(m, headers[i].xcr0);
+		test_put(m, TEST_DATA + 24, 0x1f80, 4);
+		test_put(m, TEST_DATA + 512, headers[i].bv, 8);
+		test_put(m, TEST_DATA + 520, headers[i].comp, 8);
+		assert_int_equal(test_run(m, xrstor_all), headers[i].vector);
+	}
+}
+
 /* ---- read and written, whatever comes of it ---- */
 
 CODE64(cx8, "cmpxchg8b [rsi]");
@@ -538,6 +593,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_x87_images, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_x87_roundtrip, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_xsave_size, test_setup, test_teardown),
+		cmocka_unit_test_setup_teardown(test_xsave_components, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_cmpxchg, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_locked_across_pages, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_push_pop, test_setup, test_teardown),

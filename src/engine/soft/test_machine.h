@@ -30,6 +30,7 @@ enum {
 	TEST_GDT = 0x8000,
 	TEST_IDT = 0x9000,
 	TEST_HANDLERS = 0xa000, /* 16 bytes each */
+	TEST_TSS = 0xb000,
 	TEST_CODE = 0x100800,
 	TEST_STACK = 0x300000,
 	TEST_DATA = 0x400000,
@@ -196,6 +197,19 @@ static inline void test_state(struct test_machine *m)
 	s->rip = TEST_CODE;
 	s->gpr[4] = TEST_STACK;
 	s->gpr[6] = TEST_DATA;
+}
+
+/* 64-bit code at CPL 3, with access to ports. Exceptions go to TEST_STACK. */
+static inline void test_user(struct test_machine *m)
+{
+	for (unsigned i = 0; i < 6; i++)
+		m->state.seg[i] = test_segment(0x13, 0xc0f3);
+	m->state.seg[ENGINE_CS] = test_segment(0xb, 0xa0fb);
+	m->state.seg[ENGINE_TR] =
+	    (struct engine_segment){ .base = TEST_TSS, .limit = 0x67, .attr = 0x8b, .selector = 0x40 };
+	test_put(m, TEST_TSS + 4, TEST_STACK, 8);
+	m->state.gpr[4] = TEST_STACK - 0x1000;
+	m->state.rflags |= 3 << 12;
 }
 
 static inline int test_setup(void **state)

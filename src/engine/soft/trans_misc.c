@@ -312,11 +312,30 @@ static void fix_fpu_pointers(struct trans *t, unsigned i)
 	emit_call_gs(&t->e, CPU_OFF(thunk) + 8 * SOFT_THUNK_HELPER);
 }
 
+/* #GP for an image whose header, XSTATE_BV or XCOMP_BV, has components that the guest does not; bit 63 is the host's to
+ * judge. */
+static void check_xrstor(struct trans *t, unsigned i)
+{
+	struct emit *e = &t->e;
+	emit16(e, 0x8b4d), emit8(e, 0x9a), emit32(e, 512); /* mov r11, [r10 + 512] */
+	emit16(e, 0x0b4d), emit8(e, 0x9a), emit32(e, 520); /* or r11, [r10 + 520] */
+	emit_shift(e, 8, 4, T1, 1);
+	emit_shift(e, 8, 5, T1, t->mode & SOFT_MODE_AVX ? 4 : 3);
+	uint8_t *skip = emit_jcc(e, CC_Z, false);
+	trans_set_rip(t, trans_rip(t, i));
+	emit_mov_imm(e, T0, EXC_GP);
+	emit_mov_imm(e, T1, 0);
+	emit_call_gs(e, CPU_OFF(thunk) + 8 * SOFT_THUNK_HELPER_END);
+	emit_patch(skip, e->p);
+}
+
 /* The guest's XCR0 may be a part of the host's: the requested components are cut down to it. */
 static void op_xsave(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
 	struct emit *e = &t->e;
+	if (!(in->mem_acc & ACC_W))
+		check_xrstor(t, i);
 	emit_gs(e, EMIT_MOV_STORE, 8, HOST_RAX, CPU_OFF(scratch[0]));
 	emit_gs(e, EMIT_MOV_STORE, 8, HOST_RDX, CPU_OFF(scratch[1]));
 	emit_gs(e, EMIT_AND, 4, HOST_RAX, CPU_OFF(xcr0));

@@ -2,7 +2,7 @@
 /* vector_test.c - gathers and masked moves: which lanes are accessed, and what a fault leaves behind. */
 #include "engine/soft/test_machine.h"
 
-enum { PF = 14, UD = 6, GP = 13, SS = 12, MF = 16 };
+enum { PF = 14, UD = 6, GP = 13, SS = 12, MF = 16, AC = 17 };
 #define ON 0x80000000u
 
 union ymm {
@@ -435,6 +435,122 @@ static void test_maskmovq_pending(void **state)
 	assert_int_equal(test_run(m, mmx_pending), MF);
 }
 
+/* ---- other modes ---- */
+
+CODE32(gather32, "vpgatherdd ymm1, [esi + ymm2 * 4], ymm3");
+CODE32(load32, "vpmaskmovd ymm1, ymm3, [esi]");
+CODE32(store32, "vmaskmovps [ebp], ymm3, ymm1");
+CODE16(load16, "vpmaskmovd ymm1, ymm3, [si]");
+CODE16(gather16, ".byte 0x67; vpgatherdd ymm1, [esi + ymm2 * 4], ymm3");
+
+/* Segments with a limit: an element beyond it faults, if its lane is on. */
+static void limited(struct test_machine *m, unsigned bits, unsigned seg, const union ymm *mask)
+{
+	masked_begin(m, TEST_DATA, mask);
+	test_bits(m, bits);
+	m->state.gpr[6] = m->state.gpr[5] = 0x100;
+	m->state.seg[seg].base = TEST_DATA;
+	m->state.seg[seg].limit = 0x10f;
+	m->state.seg[seg].attr = 0x4093;
+}
+
+static void test_limits(void **state)
+{
+	struct test_machine *m = *state;
+	union ymm inside = mask32(0x0f), beyond = mask32(0x10), index = { .d = { 0, 1, 2, 3, 4 } };
+	union ymm want = { .d = { 0x1100, 0x1104, 0x1108, 0x110c } };
+
+	limited(m, 32, ENGINE_DS, &inside);
+	test_run_ok(m, load32);
+	expect_ymm(m, 1, &want);
+	limited(m, 32, ENGINE_DS, &beyond);
+	assert_int_equal(test_run(m, load32), GP);
+	limited(m, 32, ENGINE_SS, &inside);
+	test_run_ok(m, store32);
+	expect_stored(m, TEST_DATA + 0x100, 8, 4, 0x0f);
+	limited(m, 32, ENGINE_SS, &beyond);
+	m->state.gpr[4] = 0xf0;
+	assert_int_equal(test_run(m, store32), SS);
+	expect_stored(m, TEST_DATA + 0x100, 8, 4, 0);
+	limited(m, 16, ENGINE_DS, &inside);
+	m->state.gpr[6] |= 0x10000;
+	test_run_ok(m, load16);
+	expect_ymm(m, 1, &want);
+
+	limited(m, 32, ENGINE_DS, &inside);
+	test_set_ymm(m, 2, &index);
+	test_run_ok(m, gather32);
+	memcpy(&want.d[4], &old.d[4], 16);
+	expect_ymm(m, 1, &want);
+	limited(m, 16, ENGINE_DS, &inside);
+	test_set_ymm(m, 2, &index);
+	test_run_ok(m, gather16);
+	expect_ymm(m, 1, &want);
+	inside = mask32(0x1f);
+	limited(m, 32, ENGINE_DS, &inside);
+	test_set_ymm(m, 2, &index);
+	assert_int_equal(test_run(m, gather32), GP);
+	expect_ymm(m, 1, &want); /* four are done */
+}
+
+/* AVX is undefined in real mode, and without CR4.OSXSAVE, and not there by CR0.TS. */
+static void test_availability(void **state)
+{
+	struct test_machine *m = *state;
+	union ymm mask = mask32(0);
+	masked_begin(m, TEST_DATA, &mask);
+	m->state.cr0 |= 8;
+	assert_int_equal(test_run(m, load_ps), 7);
+	masked_begin(m, TEST_DATA, &mask);
+	m->state.cr0 |= 8;
+	assert_int_equal(test_run(m, gather_dd), 7);
+	masked_begin(m, TEST_DATA, &mask);
+	m->state.cr4 &= ~(1ull << 18);
+	assert_int_equal(test_run(m, gather_dd), UD);
+	masked_begin(m, TEST_DATA, &mask);
+	m->state.xcr0 = 3;
+	assert_int_equal(test_run(m, load_ps), UD);
+}
+
+/* With alignment checks (CPL 3, AC, CR0.AM) masked moves raise none; gathers do, of elements. */
+CODE64(aligned_mov, "mov eax, [rsi]");
+CODE64(movups, "movups xmm1, [rsi]");
+
+static void checked(struct test_machine *m, uint64_t at, const union ymm *mask)
+{
+	union ymm index = { 0 };
+	masked_begin(m, at, mask);
+	test_set_ymm(m, 2, &index);
+	test_user(m);
+	m->state.rflags |= 1 << 18;
+	m->state.cr0 |= 1 << 18;
+}
+
+static void test_alignment(void **state)
+{
+	struct test_machine *m = *state;
+	union ymm mask = mask32(0x11);
+	checked(m, TEST_DATA + 1, &mask);
+	assert_int_equal(test_run(m, aligned_mov), AC);
+	checked(m, TEST_DATA + 8, &mask);
+	test_run_ok(m, aligned_mov);
+	checked(m, TEST_DATA + 1, &mask);
+	test_run_ok(m, movups);
+	checked(m, TEST_DATA + 1, &mask);
+	test_run_ok(m, load_ps);
+	expect_ymm(m, 1, &(union ymm){ .d = { 0x04000010, 0, 0, 0, 0x14000010 } });
+	checked(m, TEST_DATA + 1, &mask);
+	test_run_ok(m, store_ps);
+	assert_int_equal(test_get(m, TEST_DATA + 1, 4), old.d[0]);
+	assert_int_equal(test_get(m, TEST_DATA + 17, 4), old.d[4]);
+	checked(m, TEST_DATA + 3, &mask);
+	test_run_ok(m, store_bytes);
+	checked(m, TEST_DATA + 1, &mask);
+	assert_int_equal(test_run(m, gather_dd128), AC);
+	checked(m, TEST_DATA + 4, &mask);
+	test_run_ok(m, gather_dd128);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -453,6 +569,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_masked_store_code, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_masked_bytes, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_maskmovq_pending, test_setup, test_teardown),
+		cmocka_unit_test_setup_teardown(test_limits, test_setup, test_teardown),
+		cmocka_unit_test_setup_teardown(test_availability, test_setup, test_teardown),
+		cmocka_unit_test_setup_teardown(test_alignment, test_setup, test_teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
