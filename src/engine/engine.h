@@ -57,7 +57,7 @@ struct engine_cpu_state {
 	 * changes it. 0 on every CPU, which INIT leaves alone, is what keeps their TSCs the same. */
 	uint64_t tsc_adjust;
 	/* Events in flight. */
-	bool nmi_masked;       /* between an NMI and its IRET */
+	bool nmi_masked; /* between an NMI and its IRET */
 	bool nmi_pending;
 	bool interrupt_shadow; /* after STI or MOV SS */
 	bool halted;
@@ -111,15 +111,15 @@ enum {
 
 /* What to trace, with vm_create's `trace`; a line each to `trace_file`. */
 enum {
-	ENGINE_TRACE_ASM = 1,    /* each block when it is translated, disassembled */
-	ENGINE_TRACE_INT = 2,    /* each exception and interrupt delivered, with registers */
-	ENGINE_TRACE_EXEC = 4,   /* each block entered (slow: blocks are not linked) */
+	ENGINE_TRACE_ASM = 1,  /* each block when it is translated, disassembled */
+	ENGINE_TRACE_INT = 2,  /* each exception and interrupt delivered, with registers */
+	ENGINE_TRACE_EXEC = 4, /* each block entered (slow: blocks are not linked) */
 };
 
 struct engine_config {
 	unsigned vcpus;
 	unsigned trace;
-	void *trace_file; /* a FILE *, used under its own lock */
+	void *trace_file;    /* a FILE *, used under its own lock */
 	const char *options; /* the engine's own, "no-links,no-cache,...", or NULL */
 };
 
@@ -153,7 +153,8 @@ struct engine_ops {
 	void (*vcpu_run)(struct engine_vcpu *vcpu, struct engine_run *run);
 	/* Any thread, any time, async-signal-safe; never lost. */
 	void (*vcpu_kick)(struct engine_vcpu *vcpu, unsigned what);
-	/* The guest's TSC now, and its frequency in kHz. Any thread. */
+	/* The guest's TSC now, and its frequency in kHz, which is constant. Any thread, but first asked for before a vCPU
+	 * exists, and late: an engine may measure it since vm_create. */
 	uint64_t (*vm_tsc)(struct engine_vm *vm);
 	uint64_t (*vm_tsc_khz)(struct engine_vm *vm);
 };

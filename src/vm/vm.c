@@ -80,25 +80,39 @@ static uint64_t wall_clock(void)
 	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
-static int load(struct vm *vm, struct error *err)
+static int load(struct vm *vm, struct engine_cpu_state *entry, struct error *err)
 {
 	struct boot_config config = {
 		.kernel = vm->config.kernel,
 		.initrd = vm->config.initrd,
 		.cmdline = vm->config.append,
-		.vcpus = vm->vcpus,
+		.vcpus = vm->config.cpus,
 	};
-	struct engine_cpu_state *entry = memory_zalloc(sizeof(*entry));
 
-	kvmclock_set_wall(&vm->kvmclock, vm->ops->vm_tsc(vm->engine), wall_clock());
 	engine_cpu_state_reset(entry);
 	int rc = boot_load(&config, &vm->memory, entry, err);
-	if (!rc) {
-		for (unsigned i = 0; i < vm->memory.regions; i++)
-			vm->ops->vm_written(vm->engine, vm->memory.region[i].gpa, vm->memory.region[i].size);
-		for (unsigned i = 0; i < vm->vcpus; i++)
-			vcpu_reset(&vm->vcpu[i], entry);
-	}
+	for (unsigned i = 0; !rc && i < vm->memory.regions; i++)
+		vm->ops->vm_written(vm->engine, vm->memory.region[i].gpa, vm->memory.region[i].size);
+	return rc;
+}
+
+static void power_up(struct vm *vm, const struct engine_cpu_state *entry)
+{
+	kvmclock_set_wall(&vm->kvmclock, vm->ops->vm_tsc(vm->engine), wall_clock());
+	for (unsigned i = 0; i < vm->vcpus; i++)
+		vcpu_reset(&vm->vcpu[i], entry);
+}
+
+static int restart(struct vm *vm, struct error *err)
+{
+	struct engine_cpu_state *entry = memory_zalloc(sizeof(*entry));
+
+	i8250_flush(vm->uart);
+	wiring_reset(vm);
+	clear_memory(vm);
+	int rc = load(vm, entry, err);
+	if (!rc)
+		power_up(vm, entry);
 	free(entry);
 	return rc;
 }
@@ -140,10 +154,7 @@ static void on_request(void *arg)
 	if (request == REQUEST_END) {
 		event_loop_stop(vm->loop, 0);
 	} else if (request == REQUEST_RESET) {
-		i8250_flush(vm->uart);
-		wiring_reset(vm);
-		clear_memory(vm);
-		if (load(vm, &err))
+		if (restart(vm, &err))
 			vm_request_end(vm, VM_ERROR, 0, err.text);
 		else
 			release(vm);
@@ -291,10 +302,15 @@ static int build(struct vm *vm, struct error *err)
 		rc = make_memory(vm, err);
 	if (!rc)
 		rc = console_create(&vm->console, vm, err);
+	/* The kernel first: that takes long enough to learn the TSC's frequency meanwhile. */
+	struct engine_cpu_state *entry = memory_zalloc(sizeof(*entry));
+	if (!rc)
+		rc = load(vm, entry, err);
 	if (!rc)
 		rc = make_cpus_and_chips(vm, err);
 	if (!rc)
-		rc = load(vm, err);
+		power_up(vm, entry);
+	free(entry);
 	return rc;
 }
 

@@ -9,13 +9,13 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <x86intrin.h>
 
 #include "engine/soft/cache.h"
 #include "engine/soft/cpu.h"
 #include "engine/soft/run.h"
 #include "engine/soft/vm.h"
+#include "host/tsc.h"
 
 enum { HWCAP2_FSGSBASE = 2 };
 
@@ -105,37 +105,6 @@ static void soft_cpuid_filter(uint32_t leaf, uint32_t subleaf, struct engine_cpu
 	}
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC_RAW, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-/* The host's TSC frequency: from CPUID where it says, else measured against the kernel's clock. */
-static uint64_t measure_tsc_khz(void)
-{
-	unsigned a, b, c, d;
-	if (__get_cpuid_max(0, NULL) >= 0x15) {
-		__cpuid(0x15, a, b, c, d);
-		if (a && b && c)
-			return (uint64_t)c * b / a / 1000;
-	}
-	uint64_t best = 0, best_error = ~0ULL;
-	for (int i = 0; i < 3; i++) {
-		uint64_t n0 = now_ns(), t0 = __rdtsc(), n0b = now_ns();
-		struct timespec wait = { .tv_nsec = 4000000 };
-		nanosleep(&wait, NULL);
-		uint64_t n1 = now_ns(), t1 = __rdtsc(), n1b = now_ns();
-		uint64_t error = (n0b - n0) + (n1b - n1);
-		if (error < best_error) {
-			best_error = error;
-			best = (t1 - t0) * 1000000u / ((n1 + n1b) / 2 - (n0 + n0b) / 2);
-		}
-	}
-	return best;
-}
-
 static void soft_vm_destroy(struct engine_vm *vm)
 {
 	if (!vm)
@@ -199,7 +168,7 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_config *co
 	s->trace_file = config->trace_file;
 	s->max_block = has_option(config->options, "one-insn") ? 1 : SOFT_BLOCK_INSNS;
 	s->no_groups = has_option(config->options, "no-groups");
-	s->tsc_khz = measure_tsc_khz();
+	s->tsc_start = host_tsc_sample();
 	unsigned a, b, c, d;
 	__cpuid(0x80000008, a, b, c, d);
 	s->maxphyaddr_mask = (1ULL << ((a & 0xff) > 46 ? 46 : a & 0xff)) - 1;
@@ -387,6 +356,8 @@ static uint64_t soft_vm_tsc(struct engine_vm *vm)
 
 static uint64_t soft_vm_tsc_khz(struct engine_vm *vm)
 {
+	if (!vm->soft.tsc_khz) /* as late as it can be: the kernel has been loaded meanwhile */
+		vm->soft.tsc_khz = host_tsc_khz(&vm->soft.tsc_start);
 	return vm->soft.tsc_khz;
 }
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "engine/engine.h"
+#include "host/tsc.h"
 
 struct soft_cpu;
 struct soft_cache;
@@ -32,7 +33,8 @@ struct soft_vm {
 	unsigned trace;
 	FILE *trace_file;
 	pthread_mutex_t split_lock; /* serialises LOCKed accesses that cross a page */
-	uint64_t tsc_khz;
+	uint64_t tsc_khz;           /* 0 until somebody asks */
+	struct host_tsc_sample tsc_start;
 	uint64_t maxphyaddr_mask; /* physical address bits that exist */
 };
 
