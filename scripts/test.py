@@ -21,7 +21,7 @@ SANITIZERS = {
     "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
     # The differential test looks for wrong translations, of which the plain build's million runs tell.
-    "DIFF_RUNS": "100000",
+    "DIFF_RUNS": "50000",
 }
 # Whole-program tests that are worth it: every tiny guest, and Debian on two CPUs.
 UNDER_SANITIZERS = ["tests/test_tiny.py", "tests/test_boot.py", "-k", "test_tiny or cloud-2-128M"]
@@ -110,7 +110,7 @@ def main():
     args = parser.parse_args()
     total = Count()
     if not args.k:
-        total += unit_tests("unit tests", "build", {})
+        total += unit_tests("unit tests", "build", {"DIFF_RUNS": "1000000"})
         total += unit_tests("unit tests under ASan and UBSan", "build-asan", SANITIZERS)
     if not args.unit:
         options = (["-k", args.k] if args.k else []) + (["--all"] if args.all else [])

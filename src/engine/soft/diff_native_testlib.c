@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * diff_native_testlib.c - runs a case on the host CPU, in this process.
+ *
+ * A few instructions load the whole state from a page at a fixed address, so that they need no register to reach it, and
+ * jump to the case. It always ends in a signal; the handler copies the state from the signal frame and returns into
+ * diff_native_exit with a clean one. FS and GS bases are the case's own, so libc's thread pointer is restored before
+ * anything else happens.
+ */
+#include "engine/soft/diff_testlib.h"
+
+#include <immintrin.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+/* At CONTEXT; the assembler knows the offsets. */
+#define CONTEXT 0x30000000
+struct context {
+	struct diff_state in;
+	_Alignas(4096) uint64_t host_rsp;
+	uint64_t host_fs;
+	struct {
+		uint32_t offset;
+		uint16_t selector;
+	} far_target;
+	volatile bool active;
+	struct diff_state out;
+};
+#define CTX ((struct context *)CONTEXT)
+_Static_assert(offsetof(struct diff_state, rip) == 0x80, "known to the assembler");
+_Static_assert(offsetof(struct diff_state, xsave) == 0xc0, "known to the assembler");
+_Static_assert(offsetof(struct context, host_rsp) == 0x1000, "known to the assembler");
+_Static_assert(offsetof(struct context, far_target) == 0x1010, "known to the assembler");
+
+enum { ALT_STACK = 65536, USER_CS32 = 0x23, USER_DS = 0x2b };
+
+struct diff_native {
+	uint8_t *scratch, *ro, *code, *context_page, *stack;
+};
+
+void diff_native_enter64(void);
+void diff_native_enter32(void);
+extern const char diff_native_exit[];
+
+#define LOAD_ALL                                                                                    \
+	"	push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"                       \
+	"	mov %rsp, 0x30001000\n"                                                                   \
+	"	xor %edx, %edx; mov $7, %eax; xrstor64 0x300000c0\n"                                      \
+	"	mov 0x30000090, %rax; wrfsbase %rax\n"                                                    \
+	"	mov 0x30000098, %rax; wrgsbase %rax\n"                                                    \
+	"	pushq 0x30000088; popfq\n"                                                                \
+	"	mov 0x30000000, %rax; mov 0x30000008, %rcx; mov 0x30000010, %rdx; mov 0x30000018, %rbx\n" \
+	"	mov 0x30000028, %rbp; mov 0x30000030, %rsi; mov 0x30000038, %rdi\n"                       \
+	"	mov 0x30000040, %r8;  mov 0x30000048, %r9;  mov 0x30000050, %r10; mov 0x30000058, %r11\n" \
+	"	mov 0x30000060, %r12; mov 0x30000068, %r13; mov 0x30000070, %r14; mov 0x30000078, %r15\n" \
+	"	mov 0x30000020, %rsp\n"
+
+__asm__(".text\n"
+	".globl diff_native_enter64\n"
+	"diff_native_enter64:\n" LOAD_ALL "	jmp *0x30000080\n"
+	".globl diff_native_enter32\n"
+	"diff_native_enter32:\n" LOAD_ALL "	ljmp *0x30001010\n"
+	".globl diff_native_exit\n"
+	"diff_native_exit:\n"
+	"	pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
+	"	ret\n");
+
+static struct sigaction old_action[NSIG]; /* the engine's handlers, which must go on working */
+
+static void copy_fpu(struct diff_state *out, struct _libc_fpstate *fp)
+{
+	memcpy(out->xsave, fp, DIFF_XSAVE_SIZE);
+	/* The frame that returns is clean: initial x87 and vector state, all exceptions masked. */
+	uint8_t *raw = (uint8_t *)fp;
+	memset(raw + 512, 0, 8);
+	uint32_t mxcsr = 0x1f80;
+	memcpy(raw + 24, &mxcsr, sizeof(mxcsr));
+}
+
+__attribute__((no_sanitize("address", "undefined"))) static void on_signal(int sig, siginfo_t *info, void *arg)
+{
+	if (!CTX->active) {
+		old_action[sig].sa_sigaction(sig, info, arg);
+		return;
+	}
+	struct diff_state *out = &CTX->out;
+	__asm__ volatile("rdfsbase %0" : "=r"(out->fs_base));
+	__asm__ volatile("wrfsbase %0" : : "r"(CTX->host_fs));
+	__asm__ volatile("rdgsbase %0" : "=r"(out->gs_base));
+	CTX->active = false;
+	ucontext_t *uc = arg;
+	greg_t *g = uc->uc_mcontext.gregs;
+	static const uint8_t order[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+					   REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
+	for (unsigned i = 0; i < 16; i++)
+		out->gpr[i] = g[order[i]];
+	out->rip = g[REG_RIP];
+	out->rflags = g[REG_EFL];
+	out->vector = g[REG_TRAPNO];
+	out->error = g[REG_ERR];
+	out->cr2 = out->vector == 14 ? g[REG_CR2] : 0;
+	copy_fpu(out, uc->uc_mcontext.fpregs);
+	g[REG_RIP] = (greg_t)diff_native_exit;
+	g[REG_RSP] = CTX->host_rsp;
+	g[REG_EFL] = 0x202;
+	g[REG_CSGSFS] = (g[REG_CSGSFS] & ~0xffffll) | 0x33;
+}
+
+static const int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP };
+
+static void *map_at(uintptr_t address, size_t size, int prot)
+{
+	return mmap((void *)address, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1,
+		    0);
+}
+
+struct diff_native *diff_native_create(const char **why)
+{
+	if (!(getauxval(AT_HWCAP2) & 2)) {
+		*why = "the host kernel has no FSGSBASE";
+		return NULL;
+	}
+	struct diff_native *n = calloc(1, sizeof(*n));
+	n->scratch = map_at(DIFF_RW, DIFF_RW_SIZE, PROT_READ | PROT_WRITE);
+	n->ro = map_at(DIFF_RO, DIFF_RO_SIZE, PROT_READ | PROT_WRITE);
+	n->code = map_at(DIFF_CODE, DIFF_CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC);
+	n->context_page = map_at(CONTEXT, (sizeof(struct context) + 4095) & ~4095ul, PROT_READ | PROT_WRITE);
+	n->stack = malloc(ALT_STACK);
+	if (n->scratch == MAP_FAILED || n->ro == MAP_FAILED || n->code == MAP_FAILED || n->context_page == MAP_FAILED) {
+		*why = "an address that it needs is taken";
+		free(n->stack);
+		free(n);
+		return NULL;
+	}
+	mprotect(n->ro, DIFF_RO_SIZE, PROT_READ);
+	__asm__ volatile("rdfsbase %0" : "=r"(CTX->host_fs));
+	/* As a 32-bit program has them; 64-bit code does not care. */
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(USER_DS));
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
+		struct sigaction sa = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+		sigaction(signals[i], &sa, &old_action[signals[i]]);
+	}
+	return n;
+}
+
+void diff_native_destroy(struct diff_native *n)
+{
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+		sigaction(signals[i], &old_action[signals[i]], NULL);
+	munmap(n->scratch, DIFF_RW_SIZE);
+	munmap(n->ro, DIFF_RO_SIZE);
+	munmap(n->code, DIFF_CODE_SIZE);
+	munmap(n->context_page, (sizeof(struct context) + 4095) & ~4095ul);
+	free(n->stack);
+	free(n);
+}
+
+uint8_t *diff_native_code(struct diff_native *n)
+{
+	return n->code;
+}
+
+void diff_native_run(struct diff_native *n, enum insn_mode mode, const struct diff_state *in,
+		     struct diff_memory *memory, struct diff_state *out)
+{
+	stack_t stack = { .ss_sp = n->stack, .ss_size = ALT_STACK }, old;
+	sigaltstack(&stack, &old);
+	memcpy(n->scratch, memory->rw, DIFF_RW_SIZE);
+	if (memcmp(n->ro, memory->ro, DIFF_RO_SIZE)) {
+		mprotect(n->ro, DIFF_RO_SIZE, PROT_READ | PROT_WRITE);
+		memcpy(n->ro, memory->ro, DIFF_RO_SIZE);
+		mprotect(n->ro, DIFF_RO_SIZE, PROT_READ);
+	}
+	CTX->in = *in;
+	CTX->far_target.offset = in->rip;
+	CTX->far_target.selector = USER_CS32;
+	CTX->active = true;
+	if (mode == INSN_MODE_64)
+		diff_native_enter64();
+	else
+		diff_native_enter32();
+	*out = CTX->out;
+	memcpy(memory->rw, n->scratch, DIFF_RW_SIZE);
+	if (old.ss_flags == SS_DISABLE || old.ss_sp)
+		sigaltstack(&old, NULL);
+}
