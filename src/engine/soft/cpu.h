@@ -193,6 +193,7 @@ struct soft_cpu {
 	void (*exit_regs)(void); /* where generated code leaves to with rip set (run.h) */
 	void (*thunk[SOFT_THUNKS])(void); /* SOFT_THUNK_*: what generated code calls (run.S) */
 	uint32_t irq_pending;  /* an interrupt may be waiting for IF */
+	uint32_t pause_left;   /* PAUSEs until the host's CPU is offered to another thread */
 	uint32_t single;       /* go on in a block without groups, once */
 	uint32_t recheck;      /* a block that crosses pages found its second one out of the instruction TLB */
 	uint32_t shadow;       /* not 0: interrupts are held off until one instruction has run (1 STI, 3 MOV SS) */

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <immintrin.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,9 @@
 #include "engine/soft/disasm.h"
 #include "engine/soft/system.h"
 #include "engine/soft/translate.h"
+
+/* So many PAUSEs take some microseconds. */
+enum { SOFT_PAUSES = 200 };
 
 /* The state components that a guest may own: x87, SSE, AVX. */
 enum { XSAVE_MASK = 7 };
@@ -44,6 +48,10 @@ void soft_call_helper(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea
 	if (!insn)
 		soft_raise(cpu, (unsigned)ea, 0);
 	switch (insn->op) {
+	case OP_COPY: /* a PAUSE whose turn it is */
+		cpu->pause_left = SOFT_PAUSES;
+		sched_yield();
+		return;
 	case OP_CLD:
 	case OP_STD:
 		cpu->sysflags ^= RF_DF; /* translated only where it changes */
@@ -361,7 +369,7 @@ const void *soft_next(struct soft_cpu *cpu)
 static void take_registers(struct soft_cpu *cpu, const greg_t *g)
 {
 	enum { NOT_HELD = -1 }; /* and not 0, which is REG_R8 */
-	static const int8_t reg[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_R15, REG_RBP, REG_RSI, REG_RDI,
+	static const int8_t reg[16] = { REG_RAX, REG_RCX, REG_RDX,  REG_RBX,  REG_R15, REG_RBP, REG_RSI, REG_RDI,
 					REG_R8,  REG_R9,  NOT_HELD, NOT_HELD, REG_R12, REG_R13, REG_R14, NOT_HELD };
 	for (unsigned i = 0; i < 16; i++) {
 		if (reg[i] != NOT_HELD)

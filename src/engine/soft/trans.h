@@ -55,7 +55,7 @@ enum {
 enum { TRANS_MAX = SOFT_BLOCK_INSNS };
 
 /* What the translator does itself of what else is a helper's (translate.c's op_of). */
-enum { OP_PUSHF_INLINE = OP_COUNT, OP_RDTSC_INLINE };
+enum { OP_PUSHF_INLINE = OP_COUNT, OP_RDTSC_INLINE, OP_PAUSE_INLINE };
 
 struct trans {
 	struct emit e;
@@ -90,7 +90,7 @@ struct trans {
 	bool in_group;
 	unsigned group_last;
 	int group_min;
-	int disp; /* of the op under way from T0 */
+	int disp;            /* of the op under way from T0 */
 	const uint8_t *page; /* the first page's bytes */
 	bool failed;         /* out of memory for what the block needs */
 	bool done;           /* the block's end has been emitted */
@@ -224,6 +224,7 @@ void trans_mov_from_seg(struct trans *t, unsigned i);
 void trans_xsave(struct trans *t, unsigned i);
 void trans_fpu_save(struct trans *t, unsigned i);
 void trans_clflush(struct trans *t, unsigned i);
+void trans_pause(struct trans *t, unsigned i);
 void trans_rdtsc(struct trans *t, unsigned i);
 void trans_cli(struct trans *t, unsigned i);
 void trans_sti(struct trans *t, unsigned i);

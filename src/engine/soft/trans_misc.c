@@ -412,6 +412,25 @@ void trans_rdtsc(struct trans *t, unsigned i)
 		emit_gs(e, EMIT_MOV_LOAD, 4, HOST_RCX, CPU_OFF(tsc_aux));
 }
 
+/* ---- PAUSE ---- */
+
+/* A vCPU that waits for another by spinning holds up a host CPU that the other may need: now and then it yields. */
+void trans_pause(struct trans *t, unsigned i)
+{
+	struct emit *e = &t->e;
+	const struct insn *helper = trans_keep_insn(t, i, 0);
+	trans_clobber(t, t->live[i]);
+	emit16(e, 0x90f3);
+	if (t->stubs == sizeof(t->stub) / sizeof(*t->stub) || !helper) {
+		t->failed = true;
+		return;
+	}
+	emit_gs_alu_imm(e, 5, CPU_OFF(pause_left), 1);
+	struct trans_stub *s = &t->stub[t->stubs++];
+	*s = (struct trans_stub){ .branch = emit_jcc(e, CC_B, false), .insn = i, .helper = helper };
+	s->after = e->p;
+}
+
 /* ---- IF ---- */
 
 void trans_cli(struct trans *t, unsigned i)

@@ -97,6 +97,8 @@ unsigned trans_op_of(const struct trans *t, const struct insn *in)
 		return is_slow(t, in) ? OP_POP_SLOW : in->op;
 	case OP_LEAVE:
 		return is_slow(t, in) ? OP_LEAVE_SLOW : in->op;
+	case OP_COPY: /* PAUSE is NOP's opcode with F3 */
+		return in->map == MAP_ONE && in->opcode == 0x90 && in->rep == 0xf3 ? OP_PAUSE_INLINE : in->op;
 	case OP_PUSHF:
 		return is_slow(t, in) || (t->mode & SOFT_MODE_VM) ? in->op : OP_PUSHF_INLINE;
 	case OP_RDTSC:
@@ -349,6 +351,9 @@ static void emit_insn(struct trans *t, unsigned i)
 		break;
 	case OP_PUSHF_INLINE:
 		trans_pushf(t, i);
+		break;
+	case OP_PAUSE_INLINE:
+		trans_pause(t, i);
 		break;
 	case OP_RDTSC_INLINE:
 		trans_rdtsc(t, i);
