@@ -227,6 +227,7 @@ static inline int test_setup(void **state)
 	    engine_soft.vm_map(m->vm, 0, m->ram, TEST_RAM, 0, &err) < 0 ||
 	    engine_soft.vcpu_create(&m->vcpu, m->vm, 0, &callbacks, m, &err) < 0) {
 		print_error("%s\n", err.text);
+		free(m);
 		return -1;
 	}
 	test_tables(m);
