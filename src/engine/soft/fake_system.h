@@ -158,6 +158,14 @@ static void sys_pio(void *ctx, uint16_t port, void *data, unsigned size, bool wr
 		memcpy(data, &m->port_data, size);
 }
 
+static void sys_mmio(void *ctx, uint64_t gpa, void *data, unsigned size, bool write)
+{
+	assert_true(((struct sys *)ctx)->heavy);
+	assert_true(size <= 8 && gpa / 8 == (gpa + size - 1) / 8);
+	if (!write)
+		memset(data, 0xff, size);
+}
+
 static bool sys_msr_read(void *ctx, uint32_t index, uint64_t *value)
 {
 	struct sys *m = ctx;
@@ -308,6 +316,7 @@ static inline struct sys *sys_create(void)
 	m->vm.cpu[0] = m->cpu;
 	m->vm.cpus = 1;
 	m->cb = (struct engine_callbacks){ .pio = sys_pio,
+					   .mmio = sys_mmio,
 					   .msr_read = sys_msr_read,
 					   .msr_write = sys_msr_write,
 					   .cpuid = sys_cpuid,
