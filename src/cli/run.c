@@ -19,6 +19,7 @@ extern const struct cli_verb verb_run;
 struct options {
 	struct vm_config config;
 	bool reboot;
+	bool rng;
 	bool verbose;
 };
 
@@ -27,6 +28,13 @@ static int set_trace(void *options, const char *value, struct error *err)
 	struct options *o = options;
 
 	return vm_trace_parse(value, &o->config.trace, err);
+}
+
+static int add_device(void *options, const char *kind, const char *value, struct error *err)
+{
+	struct options *o = options;
+
+	return vm_config_add_device(&o->config, kind, value, err);
 }
 
 /* ---- signals ---- */
@@ -159,6 +167,8 @@ static int run(int argc, char **argv)
 		return cli_flush();
 	}
 	o.config.no_reboot = !o.reboot;
+	if (!rc && o.rng)
+		rc = add_device(&o, "rng", "", &err);
 	if (!rc)
 		rc = vm_config_check(&o.config, &err);
 	if (rc == -EINVAL)
@@ -210,6 +220,10 @@ static const struct cli_option options[] = {
 	  .offset = CONFIG(cpus),
 	  .value = "N",
 	  .help = "How many CPUs the guest has, 1 to 64; each is a thread. 1 unless given." },
+	{ .name = "rng",
+	  .kind = CLI_FLAG,
+	  .offset = offsetof(struct options, rng),
+	  .help = "Adds a source of entropy: a virtio device that gives the guest the host's random numbers." },
 	{ .name = "engine",
 	  .kind = CLI_STRING,
 	  .offset = CONFIG(engine),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A source that is removed while a batch of events is being worked through may still stand in that batch: it is only
- * marked, and freed after the batch. An eventfd wakes the loop for queued work and for stopping.
+ * marked, and freed after the batch. An eventfd wakes the loop for queued work, if it sleeps, and for stopping.
  */
 #include "host/event.h"
 
@@ -32,6 +32,7 @@ struct event_loop {
 	atomic_int stop;      /* the status asked for, or NOT_STOPPED */
 	bool in_turn;         /* the loop's thread only */
 	pthread_mutex_t lock; /* of the fields below */
+	bool asleep;          /* waits, or is about to, and nobody has woken it yet */
 	struct event_source *sources;
 	struct event_source *dead; /* removed, but perhaps still in the batch */
 	struct event_work *work, **work_end;
@@ -166,15 +167,16 @@ static void event_wake(struct event_loop *loop)
 void event_queue(struct event_loop *loop, struct event_work *work)
 {
 	pthread_mutex_lock(&loop->lock);
-	bool add = !work->queued;
+	bool add = !work->queued, wake = add && loop->asleep;
 	if (add) {
 		work->queued = true;
 		work->next = NULL;
 		*loop->work_end = work;
 		loop->work_end = &work->next;
+		loop->asleep = false;
 	}
 	pthread_mutex_unlock(&loop->lock);
-	if (add)
+	if (wake)
 		event_wake(loop);
 }
 
@@ -203,7 +205,6 @@ static void event_dispatch(struct event_loop *loop, const struct epoll_event *ev
 		uint64_t count;
 		ssize_t ignored = read(loop->wake, &count, sizeof(count));
 		(void)ignored;
-		event_run_work(loop);
 	} else if (!source->removed) {
 		source->fn(source->arg, event->events);
 	}
@@ -213,12 +214,23 @@ int event_loop_turn(struct event_loop *loop, int timeout_ms, struct error *err)
 {
 	assert(!loop->in_turn);
 	struct epoll_event events[EVENT_BATCH];
+	/* Who queues work while we are up and about need not wake us: we look before we lie down. */
+	pthread_mutex_lock(&loop->lock);
+	loop->asleep = !loop->work;
+	if (loop->work)
+		timeout_ms = 0;
+	pthread_mutex_unlock(&loop->lock);
 	int n = epoll_wait(loop->epoll, events, EVENT_BATCH, timeout_ms);
-	if (n < 0)
-		return errno == EINTR ? 0 : error_errno(err, -errno, "the event loop: epoll_wait");
+	int rc = n < 0 && errno != EINTR ? error_errno(err, -errno, "the event loop: epoll_wait") : 0;
+	pthread_mutex_lock(&loop->lock);
+	loop->asleep = false;
+	pthread_mutex_unlock(&loop->lock);
+	if (rc)
+		return rc;
 	loop->in_turn = true;
 	for (int i = 0; i < n; i++)
 		event_dispatch(loop, &events[i]);
+	event_run_work(loop);
 	loop->in_turn = false;
 	pthread_mutex_lock(&loop->lock);
 	source_list_free(&loop->dead);

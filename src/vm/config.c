@@ -8,6 +8,7 @@
 #include "base/size.h"
 #include "boot/boot.h"
 #include "host/memory.h"
+#include "virtio/virtio.h"
 #include "vm/platform.h"
 
 enum { PAGE = 4096 };
@@ -22,6 +23,21 @@ void vm_config_init(struct vm_config *config)
 		.console_in = -1,
 		.console_out = -1,
 	};
+}
+
+int vm_config_add_device(struct vm_config *config, const char *kind, const char *options, struct error *err)
+{
+	const struct virtio_kind *k = virtio_kind_find(kind);
+
+	if (!k)
+		return error_set(err, -EINVAL, "there are no devices of the kind '%s'", kind);
+	int rc = k->check(options, err);
+	if (rc)
+		return rc;
+	if (config->devices == VM_DEVICES_MAX)
+		return error_set(err, -ENOSPC, "a machine has room for %d devices: leave some out", VM_DEVICES_MAX);
+	config->device[config->devices++] = (struct vm_device){ .kind = kind, .options = options };
+	return 0;
 }
 
 static int check_engine(const char *name, struct error *err)

@@ -9,13 +9,18 @@
 #include "base/error.h"
 #include "engine/engine.h"
 
-enum { VM_CPUS_MAX = 64 };
+enum { VM_CPUS_MAX = 64, VM_DEVICES_MAX = 31 /* as many as PCI has slots */ };
 
 /* What to trace: the engine's bits, and ours above them. */
 enum {
 	VM_TRACE_PIO = 1 << 8,  /* each access to a port */
 	VM_TRACE_MMIO = 1 << 9, /* each access to guest-physical addresses that are no memory */
 	VM_TRACE_ENGINE = 0xff,
+};
+
+/* A virtio device: the name of its kind (virtio/devices.def) and what it is to be like, in the kind's own words. */
+struct vm_device {
+	const char *kind, *options;
 };
 
 /* Strings are the caller's and must outlive the machine. */
@@ -28,8 +33,10 @@ struct vm_config {
 	const char *append; /* the kernel's command line, "" for none */
 	uint64_t memory;    /* bytes */
 	unsigned cpus;
-	bool debug_exit;        /* port 0xf4 ends the machine */
-	bool no_reboot;         /* a reset ends the machine */
+	bool debug_exit;                         /* port 0xf4 ends the machine */
+	bool no_reboot;                          /* a reset ends the machine */
+	struct vm_device device[VM_DEVICES_MAX]; /* in the order of their PCI slots */
+	unsigned devices;
 	unsigned trace;         /* bits above */
 	const char *trace_file; /* path; NULL: stderr */
 	/* The first serial port: descriptors, which stay the caller's; -1 for none. */
@@ -39,6 +46,9 @@ struct vm_config {
 
 /* 512M, one CPU, engine auto, no console. */
 void vm_config_init(struct vm_config *config);
+
+/* Adds a device; "" for no options. -EINVAL when the options are no good, -ENOSPC when there are too many. */
+int vm_config_add_device(struct vm_config *config, const char *kind, const char *options, struct error *err);
 
 /* Whether a machine can be like that. -EINVAL, -ENOMEM and what to do. */
 int vm_config_check(const struct vm_config *config, struct error *err);

@@ -20,6 +20,7 @@
 #include "host/event.h"
 #include "host/memory.h"
 #include "vm/cpuid.h"
+#include "vm/guest_memory.h"
 #include "vm/kvmclock.h"
 #include "vm/msr.h"
 #include "vm/vm.h"
@@ -55,12 +56,13 @@ struct vm {
 	struct engine_vm *engine;
 	struct host_memory ram[BOOT_MAX_REGIONS];
 	struct boot_memory memory;
+	struct guest_memory guest_memory; /* the same, as devices see it */
 	struct event_loop *loop;
 	struct clock *clock;
 	struct bus *pio, *mmio;
 	struct bus *reset_bus; /* port 0xcf9, behind PCI's address register */
 	struct pci *pci;
-	bool pirq[4]; /* PCI's interrupt lines, changed with its lock held */
+	bool pirq[4];           /* PCI's interrupt lines, changed with its lock held */
 	struct device *devices; /* in order of creation */
 	struct lapic_bus *lapics;
 	struct i8259 *pic;

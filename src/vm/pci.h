@@ -108,6 +108,9 @@ void pci_remove(struct pci_function *fn);
 /* Reads or writes a BAR of the function as a CPU would; false when [offset, offset + size) is not in it. */
 bool pci_bar_access(struct pci_function *fn, unsigned bar, uint64_t offset, unsigned size, uint64_t *value, bool write);
 
+/* A register as the guest would read it; an access stays within four aligned bytes. Any thread. */
+uint32_t pci_function_read(struct pci_function *fn, unsigned offset, unsigned size);
+
 /* The level of INTA. Any thread. */
 void pci_intx_set(struct pci_function *fn, bool level);
 /* Whether the guest has switched MSI-X on; then INTA is not used. Any thread. */
@@ -122,5 +125,6 @@ void pci_function_save(struct pci_function *fn, struct state_writer *w);
 struct pci_saved;
 int pci_function_load(struct pci_function *fn, struct state_reader *r, struct pci_saved **saved, struct error *err);
 void pci_function_apply(struct pci_function *fn, struct pci_saved *saved); /* frees saved, which may be NULL */
+void pci_saved_free(struct pci_saved *saved);                              /* where it is not applied */
 
 #endif

@@ -326,7 +326,7 @@ void pci_function_save(struct pci_function *fn, struct state_writer *w)
 		pci_msix_save(fn->msix, w);
 }
 
-static void saved_free(struct pci_saved *saved)
+void pci_saved_free(struct pci_saved *saved)
 {
 	if (!saved)
 		return;
@@ -350,7 +350,7 @@ int pci_function_load(struct pci_function *fn, struct state_reader *r, struct pc
 		state_get_u64s(r, "msix_pending", saved->pending, count);
 	}
 	if (state_failed(r, err)) {
-		saved_free(saved);
+		pci_saved_free(saved);
 		return -EINVAL;
 	}
 	*out = saved;
@@ -371,5 +371,5 @@ void pci_function_apply(struct pci_function *fn, struct pci_saved *saved)
 	if (fn->msix)
 		pci_msix_apply(fn, saved->table, saved->pending);
 	pthread_mutex_unlock(&fn->pci->lock);
-	saved_free(saved);
+	pci_saved_free(saved);
 }

@@ -37,8 +37,7 @@ enum { PCI_CAP_MSIX = 0x11 };
 /* ---- pci_function.c ---- */
 
 void pci_function_init(struct pci_function *fn, const struct pci_identity *id);
-/* Register accesses that stay in four aligned bytes. Any thread, without the lock. */
-uint32_t pci_function_read(struct pci_function *fn, unsigned offset, unsigned size);
+/* As pci_function_read. */
 void pci_function_write(struct pci_function *fn, unsigned offset, unsigned size, uint32_t value);
 /* Where the firmware that we stand in for puts the next BAR of each kind. */
 struct pci_room {

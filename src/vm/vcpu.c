@@ -326,14 +326,14 @@ static const struct engine_callbacks callbacks = {
 
 /* ---- making ---- */
 
-static void *guest_memory(void *ctx, uint64_t gpa, uint64_t size)
+static void *on_guest_memory(void *ctx, uint64_t gpa, uint64_t size)
 {
 	const struct vm *vm = ctx;
 
 	return boot_memory_at(&vm->memory, gpa, size);
 }
 
-static void guest_memory_written(void *ctx, uint64_t gpa, uint64_t size)
+static void on_memory_written(void *ctx, uint64_t gpa, uint64_t size)
 {
 	const struct vm *vm = ctx;
 
@@ -347,8 +347,8 @@ int vcpu_create(struct vcpu *vcpu, struct error *err)
 		.amd = cpuid_is_amd(vm->cpuid),
 		.phys_bits = cpuid_phys_bits(vm->cpuid),
 		.clock = &vm->kvmclock,
-		.memory = guest_memory,
-		.written = guest_memory_written,
+		.memory = on_guest_memory,
+		.written = on_memory_written,
 		.ctx = vm,
 	};
 

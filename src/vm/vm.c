@@ -237,8 +237,16 @@ static int pick_engine(struct vm *vm, struct error *err)
 	return error_set(err, -ENODEV, "no engine works here: %s", why);
 }
 
+static void on_device_wrote(void *ctx, uint64_t gpa, uint64_t size)
+{
+	const struct vm *vm = ctx;
+
+	vm->ops->vm_written(vm->engine, gpa, size);
+}
+
 static int make_memory(struct vm *vm, struct error *err)
 {
+	vm->guest_memory = (struct guest_memory){ .written = on_device_wrote, .ctx = vm };
 	boot_memory_layout(&vm->memory, vm->config.memory);
 	for (unsigned i = 0; i < vm->memory.regions; i++) {
 		struct boot_region *r = &vm->memory.region[i];
@@ -246,6 +254,7 @@ static int make_memory(struct vm *vm, struct error *err)
 		if (rc)
 			return rc;
 		r->hva = vm->ram[i].base;
+		guest_memory_add(&vm->guest_memory, r->gpa, r->size, r->hva, vm->ram[i].fd);
 		rc = vm->ops->vm_map(vm->engine, r->gpa, r->hva, r->size, 0, err);
 		if (rc)
 			return rc;

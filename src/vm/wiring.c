@@ -8,6 +8,8 @@
 #include "chip/i8259.h"
 #include "chip/ioapic.h"
 #include "chip/lapic.h"
+#include "virtio/virtio.h"
+#include "virtio/virtio_pci.h"
 #include "vm/bus.h"
 #include "vm/clock.h"
 #include "vm/machine.h"
@@ -232,6 +234,41 @@ static int make_uart(struct vm *vm, struct error *err)
 	return 0;
 }
 
+/* ---- what the user asked for ---- */
+
+static void on_device_failed(void *ctx, const char *reason)
+{
+	vm_request_end(ctx, VM_ERROR, 0, reason);
+}
+
+static int make_devices(struct vm *vm, struct error *err)
+{
+	const struct virtio_env env = {
+		.memory = &vm->guest_memory,
+		.loop = vm->loop,
+		.clock = vm->clock,
+		.fail = on_device_failed,
+		.ctx = vm,
+	};
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < vm->config.devices; i++) {
+		const struct vm_device *wanted = &vm->config.device[i];
+		const struct virtio_kind *kind = virtio_kind_find(wanted->kind);
+		struct virtio *v;
+		struct device *dev;
+
+		rc = kind->create(&v, &env, wanted->options, err);
+		if (!rc)
+			rc = virtio_pci_create(&dev, vm->pci, v, err);
+		if (!rc)
+			add_device(vm, dev);
+	}
+	if (!rc) /* places the BARs of what is there now */
+		pci_device(vm->pci)->ops->reset(pci_device(vm->pci));
+	return rc;
+}
+
 int wiring_create(struct vm *vm, struct error *err)
 {
 	vm->pio = bus_create();
@@ -246,6 +283,8 @@ int wiring_create(struct vm *vm, struct error *err)
 		rc = make_uart(vm, err);
 	if (!rc)
 		make_pci(vm);
+	if (!rc)
+		rc = make_devices(vm, err);
 	return rc;
 }
 
