@@ -6,6 +6,7 @@
  */
 #include <assert.h>
 #include <cpuid.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,13 +32,14 @@ struct cpuid {
 	bool amd;
 	uint32_t word[CPUID_WORDS];
 	uint32_t max_basic, max_extended;
+	char *kernel_flags; /* while it is made */
 	struct leaf leaf[MAX_LEAVES];
 	unsigned leaves;
 };
 
 /* ---- feature words ---- */
 
-enum policy { HOST, OURS, AMD, INTEL, SMP };
+enum policy { HOST, SOUND, OURS, AMD, INTEL, SMP };
 
 static const struct {
 	uint32_t leaf, subleaf;
@@ -99,11 +101,44 @@ static uint32_t reg_of(const struct engine_cpuid *regs, unsigned reg)
 	return all[reg];
 }
 
+/* The flags of the host's first CPU as its kernel sees them, with a blank on both sides of each; NULL when it does not
+ * say. The caller frees it. */
+static char *kernel_flags(void)
+{
+	FILE *f = fopen("/proc/cpuinfo", "re");
+	char *line = NULL;
+	size_t room = 0;
+	ssize_t size;
+
+	while (f && (size = getline(&line, &room, f)) > 0)
+		if (!strncmp(line, "flags", 5)) {
+			line[size - 1] = ' ';
+			fclose(f);
+			return line;
+		}
+	if (f)
+		fclose(f);
+	free(line);
+	return NULL;
+}
+
+static bool kernel_trusts(const struct cpuid *cpuid, const char *name)
+{
+	char word[32];
+
+	if (!cpuid->kernel_flags)
+		return true;
+	snprintf(word, sizeof(word), " %s ", name);
+	return strstr(cpuid->kernel_flags, word);
+}
+
 static bool feature_shown(const struct cpuid *cpuid, unsigned i, uint32_t host_word)
 {
 	switch ((enum policy)features[i].policy) {
 	case HOST:
 		return host_word >> features[i].bit & 1;
+	case SOUND:
+		return (host_word >> features[i].bit & 1) && kernel_trusts(cpuid, features[i].name);
 	case OURS:
 		return true;
 	case AMD:
@@ -319,8 +354,10 @@ struct cpuid *cpuid_create(const struct cpuid_config *config)
 	struct engine_cpuid vendor;
 
 	cpuid->config = *config;
-	if (!cpuid->config.host)
+	if (!cpuid->config.host) {
 		cpuid->config.host = cpuid_host;
+		cpuid->kernel_flags = kernel_flags();
+	}
 	cpuid->config.host(0, 0, &vendor);
 	char name[13] = "";
 	memcpy(name, &vendor.ebx, 4);
@@ -338,6 +375,8 @@ struct cpuid *cpuid_create(const struct cpuid_config *config)
 	make_xsave(cpuid);
 	make_extended(cpuid);
 	make_clocks(cpuid);
+	free(cpuid->kernel_flags);
+	cpuid->kernel_flags = NULL;
 	return cpuid;
 }
 

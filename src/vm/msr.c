@@ -47,20 +47,23 @@ enum { MCE_BANKS = 10, MTRRS = 8, UC = 0, WB = 6 };
 	 1ull << 15 /* PSDP_NO */ | 1ull << 20 /* BHI_NO */ | 1ull << 24 /* PBRSB_NO */ | 1ull << 26 /* GDS_NO */ | \
 	 1ull << 27 /* RFDS_NO */ | 1ull << 62 /* ITS_NO */)
 
+/* The microcode's revision: above all that an erratum was mended in. What is broken here is not shown in CPUID. */
+#define MICROCODE 0xffffffffull
+
 static const struct row rows[] = {
-	{ 0x000, 2, ANY, DROP, 0, ALL },                   /* P5_MC_ADDR, P5_MC_TYPE */
-	{ 0x011, 1, ANY, KVM_WALL, 0, ALL },               /* KVM_WALL_CLOCK, the old number */
-	{ 0x012, 1, ANY, KVM_TIME, 0, ALL },               /* KVM_SYSTEM_TIME, the old number */
-	{ 0x017, 1, INTEL, STORE, 0, 0 },                  /* PLATFORM_ID */
-	{ 0x02a, 1, INTEL, STORE, 0, 0 },                  /* EBL_CR_POWERON */
-	{ 0x03a, 1, INTEL, STORE, 1, 0 },                  /* FEATURE_CONTROL: locked, no VMX, no SGX */
-	{ 0x048, 1, ANY, STORE, 0, 0x407 },                /* SPEC_CTRL: IBRS, STIBP, SSBD, BHI_DIS_S */
-	{ 0x049, 1, ANY, DROP, 0, 1 },                     /* PRED_CMD: IBPB */
-	{ 0x08b, 1, INTEL, DROP, 1ull << 32, 0xffffffff }, /* BIOS_SIGN_ID: a write asks CPUID 1 to load it */
-	{ 0x08b, 1, AMD, STORE, 0x01000065, 0 },           /* PATCH_LEVEL */
-	{ 0x0cd, 1, INTEL, STORE, 0, 0 },                  /* FSB_FREQ */
-	{ 0x0ce, 1, INTEL, STORE, 0, 0 },                  /* PLATFORM_INFO */
-	{ 0x0fe, 1, ANY, STORE, 0x500 | MTRRS, 0 },        /* MTRRCAP: fixed ranges, WC */
+	{ 0x000, 2, ANY, DROP, 0, ALL },                        /* P5_MC_ADDR, P5_MC_TYPE */
+	{ 0x011, 1, ANY, KVM_WALL, 0, ALL },                    /* KVM_WALL_CLOCK, the old number */
+	{ 0x012, 1, ANY, KVM_TIME, 0, ALL },                    /* KVM_SYSTEM_TIME, the old number */
+	{ 0x017, 1, INTEL, STORE, 0, 0 },                       /* PLATFORM_ID */
+	{ 0x02a, 1, INTEL, STORE, 0, 0 },                       /* EBL_CR_POWERON */
+	{ 0x03a, 1, INTEL, STORE, 1, 0 },                       /* FEATURE_CONTROL: locked, no VMX, no SGX */
+	{ 0x048, 1, ANY, STORE, 0, 0x407 },                     /* SPEC_CTRL: IBRS, STIBP, SSBD, BHI_DIS_S */
+	{ 0x049, 1, ANY, DROP, 0, 1 },                          /* PRED_CMD: IBPB */
+	{ 0x08b, 1, INTEL, DROP, MICROCODE << 32, 0xffffffff }, /* BIOS_SIGN_ID: a write asks CPUID 1 to load it */
+	{ 0x08b, 1, AMD, STORE, MICROCODE, 0 },                 /* PATCH_LEVEL */
+	{ 0x0cd, 1, INTEL, STORE, 0, 0 },                       /* FSB_FREQ */
+	{ 0x0ce, 1, INTEL, STORE, 0, 0 },                       /* PLATFORM_INFO */
+	{ 0x0fe, 1, ANY, STORE, 0x500 | MTRRS, 0 },             /* MTRRCAP: fixed ranges, WC */
 	{ 0x10a, 1, ANY, STORE, ARCH_CAPABILITIES, 0 },
 	{ 0x140, 1, INTEL, DROP, 0, 0 },                          /* MISC_FEATURES_ENABLES */
 	{ 0x179, 1, ANY, STORE, 0x100 | MCE_BANKS, 0 },           /* MCG_CAP: MCG_CTL is there */
