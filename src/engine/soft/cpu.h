@@ -155,7 +155,8 @@ enum {
 	SOFT_KICK_INTERRUPT = ENGINE_KICK_INTERRUPT,
 	SOFT_KICK_NMI = ENGINE_KICK_NMI,
 	SOFT_KICK_EXIT = ENGINE_KICK_EXIT,
-	SOFT_KICK_STOP = 8, /* the engine's own: another vCPU wants the world stopped (cache.c) */
+	SOFT_KICK_STOP = 8,  /* the engine's own: another vCPU wants the world stopped (cache.c) */
+	SOFT_KICK_NMI2 = 16, /* and: another NMI came before the first was taken; one is served, one is held */
 };
 
 /* A bounced access (mmu.c): one that can't be made in place, done on a buffer and finished by soft_mem_commit. */

@@ -116,6 +116,18 @@ static void trace_exec(struct soft_cpu *cpu)
 	soft_heavy_end(cpu);
 }
 
+static void take_nmis(struct soft_cpu *cpu)
+{
+	const uint32_t both = SOFT_KICK_NMI | SOFT_KICK_NMI2;
+	uint32_t taken = atomic_fetch_and(&cpu->kick, ~both) & both;
+
+	if (taken == both && !cpu->nmi_masked && !cpu->shadow) {
+		cpu->exit_link = NULL;
+		soft_interrupt(cpu, EXC_NMI);
+	}
+	cpu->nmi_held = true;
+}
+
 /* External events. Returns false when vcpu_run must be left. */
 static bool take_events(struct soft_cpu *cpu)
 {
@@ -132,14 +144,8 @@ static bool take_events(struct soft_cpu *cpu)
 			cpu->leave = true;
 			return false;
 		}
-		if ((kick & SOFT_KICK_NMI) && !cpu->nmi_masked && !cpu->shadow) {
-			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_NMI);
-			cpu->exit_link = NULL;
-			soft_interrupt(cpu, EXC_NMI);
-		} else if (kick & SOFT_KICK_NMI) {
-			cpu->nmi_held = true;
-			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_NMI);
-		}
+		if (kick & (SOFT_KICK_NMI | SOFT_KICK_NMI2))
+			take_nmis(cpu);
 		if (kick & SOFT_KICK_INTERRUPT) {
 			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_INTERRUPT);
 			cpu->irq_pending = 1;

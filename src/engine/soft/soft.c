@@ -345,7 +345,8 @@ static void soft_vcpu_run(struct engine_vcpu *vcpu, struct engine_run *run)
 
 static void soft_vcpu_kick(struct engine_vcpu *vcpu, unsigned what)
 {
-	atomic_fetch_or(&vcpu->cpu.kick, what);
+	if (atomic_fetch_or(&vcpu->cpu.kick, what) & what & SOFT_KICK_NMI)
+		atomic_fetch_or(&vcpu->cpu.kick, SOFT_KICK_NMI2);
 }
 
 static uint64_t soft_vm_tsc(struct engine_vm *vm)
