@@ -261,13 +261,15 @@ static void settle_bytes(struct diff_random *r, struct insn *insn, enum insn_mod
 		patch(insn, insn->len - 2, below(r, 32), 2);
 	if (!insn->mem)
 		return;
+	uint32_t scratch = scratch_address(r) - (mode == INSN_MODE_16 ? DIFF_SEG16 : 0);
 	if (insn->op == OP_MOFFS) {
-		patch(insn, disp_at(insn, insn->addrsize), scratch_address(r), insn->addrsize);
+		patch(insn, disp_at(insn, insn->addrsize), scratch, insn->addrsize);
 	} else if (insn->base == INSN_RIP) {
-		patch(insn, disp_at(insn, 4), scratch_address(r) - (int64_t)(rip + insn->len), 4);
-	} else if (insn->base == INSN_NO_REG && insn->addrsize >= 4) {
+		patch(insn, disp_at(insn, 4), scratch - (int64_t)(rip + insn->len), 4);
+	} else if (insn->base == INSN_NO_REG && (insn->addrsize >= 4 || mode == INSN_MODE_16)) {
 		/* With an index alone the state makes it small. */
-		patch(insn, disp_at(insn, 4), scratch_address(r), 4);
+		unsigned size = insn->addrsize == 2 ? 2 : 4;
+		patch(insn, disp_at(insn, size), scratch, size);
 	}
 	struct insn again;
 	if (insn_decode(&again, insn->bytes, insn->len, mode) == 0)
@@ -284,6 +286,8 @@ static unsigned undefined_flags(const struct insn *insn, enum insn_mode mode)
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	if (mode == INSN_MODE_64)
 		ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	else if (mode == INSN_MODE_16)
+		ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
 	else
 		ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
 	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, insn->bytes, insn->len, &z, op)) || !z.cpu_flags)
@@ -388,12 +392,13 @@ static bool add(struct diff_random *r, struct diff_case *c, const struct diff_ta
 }
 
 bool diff_gen_case(struct diff_random *r, struct diff_case *c, const struct diff_target *target, enum insn_mode mode,
-		   uint64_t rip)
+		   uint64_t address)
 {
 	c->mode = mode;
 	c->insns = 0;
 	c->len = 0;
-	c->rip = rip;
+	c->code_base = mode == INSN_MODE_16 ? address & ~0xffffull : 0;
+	c->rip = address - c->code_base;
 	c->undefined[0] = 0;
 	c->changed = c->aimed = 0;
 	c->stack_wild = false;

@@ -176,11 +176,9 @@ static void make_state(struct diff_guest *g)
 	s->gdtr.limit = 0x3f;
 	s->idtr.base = KERNEL + IDT;
 	s->idtr.limit = 0xfff;
-	static const unsigned data[] = { ENGINE_ES, ENGINE_SS, ENGINE_DS, ENGINE_FS, ENGINE_GS };
-	for (unsigned i = 0; i < 5; i++)
-		s->seg[data[i]] = (struct engine_segment){ .limit = 0xffffffff, .attr = 0xc0f3, .selector = 0x2b };
-	s->seg[ENGINE_FS].selector = 0; /* as in a process of the host */
-	s->seg[ENGINE_GS].selector = 0;
+	s->seg[ENGINE_FS] =
+	    (struct engine_segment){ .limit = 0xffffffff, .attr = 0xc0f3 }; /* as in a process of the host */
+	s->seg[ENGINE_GS] = s->seg[ENGINE_FS];
 	s->seg[ENGINE_LDTR] = (struct engine_segment){ .attr = 1 << 16 };
 	s->seg[ENGINE_TR] =
 	    (struct engine_segment){ .base = KERNEL + TSS, .limit = 0x67, .attr = 0x8b, .selector = 0x38 };
@@ -244,6 +242,24 @@ static bool take_exception(const struct diff_guest *g, const struct engine_cpu_s
 	return true;
 }
 
+static void set_segments(struct engine_cpu_state *s, enum insn_mode mode, uint64_t code_base)
+{
+	struct engine_segment code = { .limit = 0xffffffff, .attr = 0xa0fb, .selector = 0x33 };
+	struct engine_segment data = { .limit = 0xffffffff, .attr = 0xc0f3, .selector = 0x2b };
+	if (mode == INSN_MODE_32)
+		code = (struct engine_segment){ .limit = 0xffffffff, .attr = 0xc0fb, .selector = 0x23 };
+	if (mode == INSN_MODE_16) {
+		uint16_t selector = DIFF_CODE16_SELECTOR + ((code_base - DIFF_CODE) >> 16 << 3);
+		code =
+		    (struct engine_segment){ .base = code_base, .limit = 0xffff, .attr = 0xfb, .selector = selector };
+		data = (struct engine_segment){
+			.base = DIFF_SEG16, .limit = 0xffff, .attr = 0xf3, .selector = DIFF_DATA16_SELECTOR
+		};
+	}
+	s->seg[ENGINE_CS] = code;
+	s->seg[ENGINE_DS] = s->seg[ENGINE_ES] = s->seg[ENGINE_SS] = data;
+}
+
 bool diff_guest_run(struct diff_guest *g, enum insn_mode mode, const struct diff_state *in, struct diff_memory *memory,
 		    struct diff_state *out, const char **why)
 {
@@ -253,9 +269,7 @@ bool diff_guest_run(struct diff_guest *g, enum insn_mode mode, const struct diff
 	s->rflags = in->rflags | 2;
 	s->seg[ENGINE_FS].base = in->fs_base;
 	s->seg[ENGINE_GS].base = in->gs_base;
-	s->seg[ENGINE_CS] = (struct engine_segment){ .limit = 0xffffffff,
-						     .attr = mode == INSN_MODE_64 ? 0xa0fb : 0xc0fb,
-						     .selector = mode == INSN_MODE_64 ? 0x33 : 0x23 };
+	set_segments(s, mode, in->code_base);
 	memcpy(s->xsave, in->xsave, sizeof(in->xsave));
 	memcpy(g->ram + SCRATCH, memory->rw, DIFF_RW_SIZE);
 	memcpy(g->ram + SCRATCH + DIFF_RW_SIZE, memory->ro, DIFF_RO_SIZE);

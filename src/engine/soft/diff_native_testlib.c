@@ -9,13 +9,16 @@
  */
 #include "engine/soft/diff_testlib.h"
 
+#include <asm/ldt.h>
 #include <immintrin.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 /* At CONTEXT; the assembler knows the offsets. */
 #define CONTEXT 0x30000000
@@ -25,7 +28,7 @@ struct context {
 	uint64_t host_fs;
 	struct {
 		uint32_t offset;
-		uint16_t selector;
+		uint16_t selector, data;
 	} far_target;
 	volatile bool active;
 	struct diff_state out;
@@ -39,20 +42,23 @@ _Static_assert(offsetof(struct context, far_target) == 0x1010, "known to the ass
 enum { ALT_STACK = 65536, USER_CS32 = 0x23, USER_DS = 0x2b };
 
 struct diff_native {
+	bool has16;
 	uint8_t *scratch, *ro, *code, *context_page, *stack;
 };
 
 void diff_native_enter64(void);
 void diff_native_enter32(void);
+void diff_native_enter16(void);
 extern const char diff_native_exit[];
 
-#define LOAD_ALL                                                                                    \
+#define LOAD_SEGMENTS "	mov 0x30001016, %ds; mov 0x30001016, %es; mov 0x30001016, %ss\n"
+#define LOAD_ALL(segments)                                                                          \
 	"	push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"                       \
 	"	mov %rsp, 0x30001000\n"                                                                   \
 	"	xor %edx, %edx; mov $7, %eax; xrstor64 0x300000c0\n"                                      \
 	"	mov 0x30000090, %rax; wrfsbase %rax\n"                                                    \
 	"	mov 0x30000098, %rax; wrgsbase %rax\n"                                                    \
-	"	pushq 0x30000088; popfq\n"                                                                \
+	"	pushq 0x30000088; popfq\n" segments                                                 \
 	"	mov 0x30000000, %rax; mov 0x30000008, %rcx; mov 0x30000010, %rdx; mov 0x30000018, %rbx\n" \
 	"	mov 0x30000028, %rbp; mov 0x30000030, %rsi; mov 0x30000038, %rdi\n"                       \
 	"	mov 0x30000040, %r8;  mov 0x30000048, %r9;  mov 0x30000050, %r10; mov 0x30000058, %r11\n" \
@@ -61,13 +67,18 @@ extern const char diff_native_exit[];
 
 __asm__(".text\n"
 	".globl diff_native_enter64\n"
-	"diff_native_enter64:\n" LOAD_ALL "	jmp *0x30000080\n"
-	".globl diff_native_enter32\n"
-	"diff_native_enter32:\n" LOAD_ALL "	ljmp *0x30001010\n"
-	".globl diff_native_exit\n"
-	"diff_native_exit:\n"
-	"	pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
-	"	ret\n");
+	"diff_native_enter64:\n" LOAD_ALL(
+	    "") "	jmp *0x30000080\n"
+		".globl diff_native_enter32\n"
+		"diff_native_enter32:\n" LOAD_ALL(
+		    "") "	ljmp *0x30001010\n"
+			".globl diff_native_enter16\n"
+			"diff_native_enter16:\n" LOAD_ALL(
+			    LOAD_SEGMENTS) "	ljmp *0x30001010\n"
+					   ".globl diff_native_exit\n"
+					   "diff_native_exit:\n"
+					   "	pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
+					   "	ret\n");
 
 static struct sigaction old_action[NSIG]; /* the engine's handlers, which must go on working */
 
@@ -107,7 +118,7 @@ __attribute__((no_sanitize("address", "undefined"))) static void on_signal(int s
 	g[REG_RIP] = (greg_t)diff_native_exit;
 	g[REG_RSP] = CTX->host_rsp;
 	g[REG_EFL] = 0x202;
-	g[REG_CSGSFS] = (g[REG_CSGSFS] & ~0xffffll) | 0x33;
+	g[REG_CSGSFS] = 0x33 | (greg_t)USER_DS << 48; /* CS, and SS at the top */
 }
 
 static const int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP };
@@ -116,6 +127,37 @@ static void *map_at(uintptr_t address, size_t size, int prot)
 {
 	return mmap((void *)address, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1,
 		    0);
+}
+
+/* As a 32-bit program has them; 64-bit code does not care. */
+static void load_data_segments(void)
+{
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(USER_DS));
+}
+
+static bool make_segment16(unsigned index, unsigned base, bool code)
+{
+	struct user_desc d = {
+		.entry_number = index,
+		.base_addr = base,
+		.limit = 0xffff,
+		.contents = code ? MODIFY_LDT_CONTENTS_CODE : MODIFY_LDT_CONTENTS_DATA,
+		.useable = 1,
+	};
+	return syscall(SYS_modify_ldt, 1, &d, sizeof(d)) == 0;
+}
+
+static bool make_segments16(void)
+{
+	for (unsigned i = 0; i < DIFF_CODE_SIZE >> 16; i++)
+		if (!make_segment16((DIFF_CODE16_SELECTOR >> 3) + i, DIFF_CODE + (i << 16), true))
+			return false;
+	return make_segment16(DIFF_DATA16_SELECTOR >> 3, DIFF_SEG16, false);
+}
+
+bool diff_native_has16(const struct diff_native *n)
+{
+	return n->has16;
 }
 
 struct diff_native *diff_native_create(const char **why)
@@ -138,8 +180,8 @@ struct diff_native *diff_native_create(const char **why)
 	}
 	mprotect(n->ro, DIFF_RO_SIZE, PROT_READ);
 	__asm__ volatile("rdfsbase %0" : "=r"(CTX->host_fs));
-	/* As a 32-bit program has them; 64-bit code does not care. */
-	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(USER_DS));
+	load_data_segments();
+	n->has16 = make_segments16();
 	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
 		struct sigaction sa = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK };
 		sigaction(signals[i], &sa, &old_action[signals[i]]);
@@ -178,11 +220,22 @@ void diff_native_run(struct diff_native *n, enum insn_mode mode, const struct di
 	CTX->in = *in;
 	CTX->far_target.offset = in->rip;
 	CTX->far_target.selector = USER_CS32;
+	CTX->far_target.data = DIFF_DATA16_SELECTOR;
+	if (mode == INSN_MODE_16)
+		CTX->far_target.selector = DIFF_CODE16_SELECTOR + ((in->code_base - DIFF_CODE) >> 16 << 3);
 	CTX->active = true;
-	if (mode == INSN_MODE_64)
+	switch (mode) {
+	case INSN_MODE_64:
 		diff_native_enter64();
-	else
+		break;
+	case INSN_MODE_32:
 		diff_native_enter32();
+		break;
+	case INSN_MODE_16:
+		diff_native_enter16();
+		load_data_segments();
+		break;
+	}
 	*out = CTX->out;
 	memcpy(memory->rw, n->scratch, DIFF_RW_SIZE);
 	if (old.ss_flags == SS_DISABLE || old.ss_sp)

@@ -171,6 +171,13 @@ struct making {
 	uint32_t fixed; /* registers that must not be set any more */
 };
 
+static uint64_t segment_base(const struct diff_case *c, unsigned seg, const struct diff_state *state)
+{
+	if (c->mode == INSN_MODE_16)
+		return seg == ENGINE_CS ? c->code_base : DIFF_SEG16;
+	return seg == ENGINE_FS ? state->fs_base : seg == ENGINE_GS ? state->gs_base : 0;
+}
+
 /* A linear address for an access of size bytes. */
 static uint64_t pick_address(struct diff_random *r, unsigned size, unsigned align)
 {
@@ -243,7 +250,7 @@ static void set_gather(struct making *m, const struct insn *insn)
 /* Sets registers so that the operand of insn is at `linear`. Returns where it then is. */
 static void aim(struct making *m, const struct insn *insn, uint64_t linear)
 {
-	uint64_t base = insn->seg == ENGINE_FS ? m->state->fs_base : insn->seg == ENGINE_GS ? m->state->gs_base : 0;
+	uint64_t base = segment_base(m->c, insn->seg, m->state);
 	uint64_t want = linear - base;
 	uint64_t *gpr = m->state->gpr;
 	bool index = insn->index != INSN_NO_REG && insn->op != OP_GATHER;
@@ -267,6 +274,8 @@ static void aim(struct making *m, const struct insn *insn, uint64_t linear)
 		m->fixed |= 1u << insn->index;
 	}
 	/* What 67 cuts off may be anything. */
+	if (insn->addrsize == 2)
+		value = (value & 0xffff) | (uint16_t)diff_random(m->r) << 16;
 	if (m->c->mode != INSN_MODE_64)
 		value = (uint32_t)value;
 	else if (insn->addrsize == 4)
@@ -291,7 +300,7 @@ uint64_t diff_address(const struct diff_case *c, unsigned i, const struct diff_s
 	if (insn->index < 16 && insn->op != OP_GATHER)
 		a += gpr[insn->index] * insn->scale;
 	a = truncate_to(a, insn->addrsize);
-	return a + (insn->seg == ENGINE_FS ? state->fs_base : insn->seg == ENGINE_GS ? state->gs_base : 0);
+	return a + segment_base(c, insn->seg, state);
 }
 
 static void poke(struct making *m, uint64_t at, const void *data, size_t size)
@@ -311,6 +320,10 @@ static void make_stack(struct making *m)
 	uint64_t a = pick_address(m->r, 64, 8);
 	if (a >= DIFF_RO && !one_in(m->r, 4))
 		a -= DIFF_RO - DIFF_RW;
+	a -= segment_base(m->c, ENGINE_SS, m->state);
+	/* What a 16-bit stack ignores. */
+	if (m->c->mode == INSN_MODE_16 && one_in(m->r, 2))
+		a |= (diff_random(m->r) & 0xffff) << 16;
 	set(m, 4, a);
 }
 
@@ -324,7 +337,7 @@ static void make_operand(struct making *m, const struct insn *insn)
 		set_gather(m, insn);
 		a = DIFF_RW + 1024 + below(r, 4096);
 	} else if (insn->op == OP_XLAT && can_set(m, 3)) {
-		set(m, 3, a - (m->state->gpr[0] & 0xff));
+		set(m, 3, a - segment_base(m->c, insn->seg, m->state) - (m->state->gpr[0] & 0xff));
 	}
 	if (insn->mem)
 		aim(m, insn, a);
@@ -334,18 +347,24 @@ static void make_string(struct making *m, const struct insn *insn)
 {
 	struct diff_random *r = m->r;
 	uint64_t junk = insn->addrsize < 8 && m->c->mode == INSN_MODE_64 ? diff_random(r) << 32 : 0;
-	uint64_t si = insn->seg == ENGINE_FS ? m->state->fs_base : insn->seg == ENGINE_GS ? m->state->gs_base : 0;
+	uint64_t si = segment_base(m->c, insn->seg, m->state), di = segment_base(m->c, ENGINE_ES, m->state);
 	if (can_set(m, 6))
 		set(m, 6, ((pick_address(r, 64, 1) - si) & (insn->addrsize == 8 ? ~0ull : 0xffffffff)) | junk);
 	if (can_set(m, 7))
-		set(m, 7, pick_address(r, 64, 1) | junk);
+		set(m, 7, (pick_address(r, 64, 1) - di) | junk);
 	if (can_set(m, 1))
 		set(m, 1, (one_in(r, 16) ? below(r, 6000) : below(r, 40)) | junk);
 	if (one_in(r, 4))
 		m->state->rflags |= 0x400;
-	/* Runs of equal bytes, so that REPE has something to do. */
-	if (one_in(r, 2))
+	/* Runs of equal bytes, so that REPE has something to do; where nobody else has put anything. */
+	if (m->c->insns == 1 && one_in(r, 2))
 		memset(m->memory->rw, below(r, 256), sizeof(m->memory->rw));
+}
+
+static uint64_t stack_top(const struct making *m)
+{
+	uint64_t sp = m->state->gpr[4];
+	return segment_base(m->c, ENGINE_SS, m->state) + (m->c->mode == INSN_MODE_16 ? sp & 0xffff : sp);
 }
 
 /* Contents that the instruction can do something with. */
@@ -365,15 +384,15 @@ static void make_contents(struct making *m, const struct insn *insn)
 			set(m, insn->rm, target | (m->c->mode == INSN_MODE_64 && one_in(r, 8) ? 1ull << 60 : 0));
 		break;
 	case OP_RET:
-		poke(m, m->state->gpr[4], &target, 8);
+		poke(m, stack_top(m), &target, 8);
 		break;
 	case OP_POPF: /* not into single steps or alignment checks */
 		v = diff_random(r) & 0x0000000000204cd5;
-		poke(m, m->state->gpr[4], &v, 8);
+		poke(m, stack_top(m), &v, 8);
 		break;
 	case OP_LEAVE:
 		if (can_set(m, 5))
-			set(m, 5, pick_address(r, 16, 8));
+			set(m, 5, pick_address(r, 16, 8) - segment_base(m->c, ENGINE_SS, m->state));
 		break;
 	case OP_XSAVE:
 		set(m, 0, diff_random(r) & 7); /* no more than the guest has */
@@ -426,6 +445,7 @@ void diff_gen_state(struct diff_random *r, const struct diff_case *c, struct dif
 			state->gpr[i] = i < 8 ? (uint32_t)state->gpr[i] : 0;
 	}
 	state->rip = c->rip;
+	state->code_base = c->code_base;
 	state->rflags = 0x202 | (diff_random(r) & FLAG_ARITH);
 	state->fs_base = (uint64_t)below(r, 1 << 20) << 4;
 	state->gs_base = (int64_t)below(r, 1 << 20) - (1 << 19);

@@ -3,7 +3,8 @@
  * diff_test.c - the differential test: every row of the instruction table, alone and in sequences, from random states, by
  * the host CPU and by the engine; every register, flag, byte of memory and exception compared.
  *
- * Environment: DIFF_RUNS, how many (`./dev test` asks for a million); DIFF_SEED; DIFF_ROW, only rows of that name; DIFF_OPTIONS, the engine's.
+ * Environment: DIFF_RUNS, how many (`./dev test` asks for a million); DIFF_SEED; DIFF_ROW, only rows of that name; DIFF_MODE, 16, 32 or 64 only;
+ * DIFF_OPTIONS, the engine's.
  */
 #include <inttypes.h>
 #include <setjmp.h>
@@ -86,15 +87,17 @@ static void normalize(uint8_t *xsave)
 		memset(xsave + 576, 0, 256);
 }
 
-static void compare_xsave(struct report *r, uint8_t *native, uint8_t *guest, unsigned vectors)
+static void compare_xsave(struct report *r, uint8_t *native, uint8_t *guest, unsigned vectors, bool fip)
 {
 	normalize(native);
 	normalize(guest);
 	char name[8];
-	/* The last instruction's address and opcode are not carried: FIP would be the translation's. */
+	/* The last instruction's opcode and operand address are not carried. */
 	compare_bytes(r, "fcw", native, guest, 2);
 	compare_bytes(r, "fsw", native + 2, guest + 2, 2);
 	compare_bytes(r, "ftw", native + 4, guest + 4, 1);
+	if (fip)
+		compare_bytes(r, "fip", native + 8, guest + 8, 8);
 	compare_bytes(r, "mxcsr", native + 24, guest + 24, 4);
 	for (unsigned i = 0; i < 8; i++) {
 		snprintf(name, sizeof(name), "st%u", i);
@@ -285,6 +288,19 @@ static bool partial(const struct diff_case *c, const struct diff_state *n)
 	       c->insn[i].mem_size > 32 || c->insn[i].row->flags & ROW_MMX;
 }
 
+/* Loads x87's pointers, which are then taken for the translation's. */
+static bool loads_x87(const struct diff_case *c)
+{
+	for (unsigned i = 0; i < c->insns; i++) {
+		const struct insn *insn = &c->insn[i];
+		if (insn->mem_acc == ACC_R && (insn->mem_size > 32 || insn->mem_size == 28 || insn->mem_size == 14))
+			return true;
+		if (insn->op == OP_XSAVE)
+			return true;
+	}
+	return false;
+}
+
 static void compare(struct diff *d, const struct diff_case *c, struct report *r)
 {
 	struct diff_state *n = &d->by_native, *g = &d->by_guest;
@@ -309,7 +325,7 @@ static void compare(struct diff *d, const struct diff_case *c, struct report *r)
 		compare64(r, "gs base", n->gs_base, g->gs_base);
 	}
 	/* 32-bit code does not reach the upper eight, but for XRSTOR and VZEROALL, which are copied. */
-	compare_xsave(r, n->xsave, g->xsave, wide ? 16 : 8);
+	compare_xsave(r, n->xsave, g->xsave, wide ? 16 : 8, !loads_x87(c));
 	mask_image(c, &d->in, &d->mem_native);
 	mask_image(c, &d->in, &d->mem_guest);
 	compare_memory(r, &d->mem_native, &d->mem_guest);
@@ -321,7 +337,7 @@ static void show(struct diff *d, const struct diff_case *c, const struct report 
 {
 	uint64_t rip = c->rip;
 	const uint8_t *at = c->bytes;
-	printf("%s code:\n", c->mode == INSN_MODE_64 ? "64-bit" : "32-bit");
+	printf("%u-bit code:\n", 16u << c->mode);
 	for (unsigned i = 0; i < c->insns; i++) {
 		soft_disasm(stdout, at, c->insn[i].len, rip, c->mode);
 		rip += c->insn[i].len;
@@ -365,13 +381,23 @@ static void place(struct diff *d, size_t slot)
 	memcpy(diff_guest_code(d->guest) + slot * DIFF_SLOT, c->bytes, DIFF_SLOT);
 }
 
+static enum insn_mode mode_of_round(const struct diff *d, size_t round)
+{
+	const char *only = getenv("DIFF_MODE");
+	if (only)
+		return atoi(only) == 64 ? INSN_MODE_64 : atoi(only) == 32 ? INSN_MODE_32 : INSN_MODE_16;
+	if (round % 4 == 3)
+		return diff_native_has16(d->native) ? INSN_MODE_16 : INSN_MODE_32;
+	return round % 4 == 1 ? INSN_MODE_32 : INSN_MODE_64;
+}
+
 /* Fills the code area with cases of the next targets in turn and runs each. */
 static void run_batch(struct diff *d, size_t *next, bool sequences)
 {
 	size_t slots = 0;
 	for (unsigned tries = 0; slots < DIFF_SLOTS && tries < 4 * DIFF_SLOTS; tries++) {
 		size_t t = (*next)++ % d->targets;
-		enum insn_mode mode = *next / d->targets % 3 ? INSN_MODE_64 : INSN_MODE_32;
+		enum insn_mode mode = mode_of_round(d, *next / d->targets);
 		struct diff_case *c = &d->cases[slots];
 		if (diff_excuse(&d->target[t], mode) ||
 		    !diff_gen_case(&d->random, c, &d->target[t], mode, DIFF_CODE + slots * DIFF_SLOT))

@@ -29,6 +29,10 @@ enum {
 	DIFF_SLOT = 128,
 	DIFF_SLOTS = DIFF_CODE_SIZE / DIFF_SLOT,
 	DIFF_MAX_INSNS = 6,
+	/* 16-bit code: a segment each 64 KiB of the code area, selectors from the LDT's first on; and one for the rest. */
+	DIFF_SEG16 = 0x10000000,
+	DIFF_CODE16_SELECTOR = 7,
+	DIFF_DATA16_SELECTOR = 0x27,
 	DIFF_XSAVE_SIZE = 832, /* x87, SSE and AVX state, as the standard format lays it out */
 };
 
@@ -37,7 +41,7 @@ struct diff_state {
 	uint64_t gpr[16];
 	uint64_t rip, rflags, fs_base, gs_base;
 	uint64_t vector, error, cr2; /* cr2 only for #PF */
-	uint64_t pad;
+	uint64_t code_base;          /* of CS; 0 but for 16-bit code */
 	_Alignas(64) uint8_t xsave[DIFF_XSAVE_SIZE];
 };
 
@@ -56,7 +60,9 @@ struct diff_native *diff_native_create(const char **why);
 void diff_native_destroy(struct diff_native *native);
 /* The code area, to be written to. */
 uint8_t *diff_native_code(struct diff_native *native);
-/* Runs from in->rip, with `memory` as the scratch area's contents before and after. Mode: 32 (compatibility) or 64. */
+/* Whether it can run 16-bit code, which takes a local descriptor table. */
+bool diff_native_has16(const struct diff_native *native);
+/* Runs from in->rip, with `memory` as the scratch area's contents before and after. */
 void diff_native_run(struct diff_native *native, enum insn_mode mode, const struct diff_state *in,
 		     struct diff_memory *memory, struct diff_state *out);
 
@@ -92,7 +98,7 @@ struct diff_case {
 	unsigned insns, len;
 	struct insn insn[DIFF_MAX_INSNS];
 	uint8_t bytes[DIFF_SLOT];
-	uint64_t rip;
+	uint64_t rip, code_base;
 	uint16_t undefined[DIFF_MAX_INSNS +
 			   1];   /* arithmetic flags that are undefined before each instruction, and at the end */
 	uint32_t changed, aimed; /* general registers that instructions so far write, and use for addresses */
@@ -104,10 +110,10 @@ struct diff_random {
 };
 uint64_t diff_random(struct diff_random *r);
 
-/* Makes the first instruction of a case at rip, by target; or adds one by target to what is there. False if it found none.
+/* Makes the first instruction of a case at that address, by target; or adds one by target to what is there. False if it found none.
  * Every instruction's memory operand can be aimed by setting registers before the first. */
 bool diff_gen_case(struct diff_random *r, struct diff_case *c, const struct diff_target *target, enum insn_mode mode,
-		   uint64_t rip);
+		   uint64_t address);
 bool diff_gen_add(struct diff_random *r, struct diff_case *c, const struct diff_target *target);
 /* DIV and IDIV. */
 bool diff_is_divide(const struct insn *insn);

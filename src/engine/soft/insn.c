@@ -53,7 +53,7 @@ enum {
 	SZ_ENV,
 	SZ_SAVE,
 };
-enum { NP = 1, P66 = 2, PF3 = 4, PF2 = 8, IS_OPSIZE = 16, NP_66 = NP | P66 | IS_OPSIZE };
+enum { NP = 1, P66 = 2, PF3 = 4, PF2 = 8, IS_OPSIZE = ROW_PP_66_IS_OPSIZE, NP_66 = NP | P66 | IS_OPSIZE };
 enum {
 	NONE = 0,
 	AX = 1 << 0,

@@ -163,6 +163,13 @@ struct insn {
  * - A VEX instruction is #UD in real and v8086 mode, which `mode` does not tell: that is the caller's.
  */
 
+/* Does 66, or that there is none, belong to the opcode, so that it says nothing of the operand size? */
+enum { ROW_PP_66_IS_OPSIZE = 16 };
+static inline bool insn_selected_by_66(const struct insn *insn)
+{
+	return (insn->row->pp & 3) && !(insn->row->pp & ROW_PP_66_IS_OPSIZE);
+}
+
 /* The code segment's mode. */
 enum insn_mode { INSN_MODE_16, INSN_MODE_32, INSN_MODE_64 };
 

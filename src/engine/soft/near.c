@@ -198,11 +198,11 @@ void soft_help_popa(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 
 /* ---- ENTER, LEAVE ---- */
 
-/* BP with the bits that count for the stack's width set to `bp`. */
-static uint64_t merge_bp(const struct soft_cpu *cpu, const struct soft_stack *st, uint64_t bp)
+/* The frame pointer at `bp`: what a 16-bit stack ignores of rSP comes with it, as CPUs do it. */
+static uint64_t frame_pointer(const struct soft_cpu *cpu, const struct soft_stack *st, uint64_t bp)
 {
 	if (st->mask == 0xffff)
-		return (cpu->gpr[GPR_BP] & ~0xffffull) | (bp & 0xffff);
+		return (cpu->gpr[GPR_SP] & ~0xffffull) | (bp & 0xffff);
 	return bp & st->mask;
 }
 
@@ -233,8 +233,8 @@ void soft_help_enter(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 		soft_probe_write(cpu, st.sp, size, false);
 	else
 		soft_probe_write(cpu, soft_linear(cpu, ENGINE_SS, st.sp, 1, SOFT_WRITE), 1, false);
+	soft_set_reg(cpu, GPR_BP, size, frame_pointer(cpu, &st, frame));
 	cpu->gpr[GPR_SP] = soft_stack_rsp(cpu, &st);
-	soft_set_reg(cpu, GPR_BP, size, merge_bp(cpu, &st, frame));
 }
 
 void soft_help_leave(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)

@@ -153,8 +153,7 @@ static void plan_finish(struct trans *t, const struct plan *p)
 /* Part of the opcode; or the operand size, which is also that of the x87's environment. */
 static bool needs_66(const struct trans *t, const struct insn *in)
 {
-	bool vector = in->row->flags & (ROW_SSE | ROW_MMX) || ((in->row->flags & ROW_FPU) && in->map != MAP_ONE);
-	if (soft_mode_code(t->mode) != INSN_MODE_16 || in->opsz_mandatory || vector)
+	if (soft_mode_code(t->mode) != INSN_MODE_16 || insn_selected_by_66(in) || in->row->flags & (ROW_SSE | ROW_MMX))
 		return in->opsz66;
 	return in->opsize == 2;
 }
