@@ -71,52 +71,62 @@ static void zero_above(union vector *v, unsigned from)
 		v->q[i] = 0;
 }
 
-/* The offset in its segment of base + disp, plus `index` scaled. */
-static uint64_t offset_of(const struct soft_cpu *cpu, const struct insn *insn, uint64_t index)
-{
-	uint64_t offset = (uint64_t)insn->disp + index * insn->scale;
-
-	if (insn->base == INSN_RIP)
-		offset += cpu->rip + insn->len;
-	else if (insn->base != INSN_NO_REG)
-		offset += cpu->gpr[insn->base & 15];
-	if (insn->addrsize == 8)
-		return offset;
-	return insn->addrsize == 4 ? (uint32_t)offset : offset & 0xffff;
-}
-
 /* ---- gathers ---- */
 
-/* Where an element is on the host, if the TLB has it and no segment check is due. */
-static const uint8_t *element_hit(const struct soft_cpu *cpu, const struct insn *insn, uint64_t offset, unsigned size)
+/* How the addresses of a gather's elements come about. */
+struct gather {
+	const struct soft_tlb_entry *tlb; /* or NULL where a segment is to be checked */
+	uint64_t offset, offset_mask, segment;
+	unsigned scale, size, index_size;
+};
+
+static void gather_begin(const struct soft_cpu *cpu, const struct insn *insn, struct gather *g)
 {
-	if (!soft_code64(cpu))
+	g->tlb = soft_code64(cpu) ? cpu->tlb[soft_mmu_current(cpu)] : NULL;
+	g->segment = insn->seg == ENGINE_FS || insn->seg == ENGINE_GS ? cpu->seg[insn->seg].base : 0;
+	g->offset = (uint64_t)insn->disp + (insn->base == INSN_NO_REG ? 0 : cpu->gpr[insn->base & 15]);
+	g->offset_mask = insn->addrsize == 8 ? ~0ull : UINT32_MAX;
+	g->scale = insn->scale;
+	g->size = insn->w ? 8 : 4;
+	g->index_size = insn->opcode & 1 ? 8 : 4;
+}
+
+/* The offset of an element in its segment. */
+static inline uint64_t element_offset(const struct gather *g, const union vector *index, unsigned lane)
+{
+	uint64_t at = lane_get(index, lane, g->index_size);
+	return (g->offset + (g->index_size == 4 ? (uint64_t)(int32_t)at : at) * g->scale) & g->offset_mask;
+}
+
+/* Where an element is on the host, if the TLB has it. */
+static inline const uint8_t *element_hit(const struct gather *g, uint64_t offset)
+{
+	if (!g->tlb)
 		return NULL;
-	if (insn->seg == ENGINE_FS || insn->seg == ENGINE_GS)
-		offset += cpu->seg[insn->seg].base;
-	const struct soft_tlb_entry *entry = &cpu->tlb[soft_mmu_current(cpu)][soft_tlb_index(offset)];
-	uint64_t mixed = offset ^ entry->tag_read;
-	return mixed <= SOFT_PAGE_SIZE - size ? (const uint8_t *)(uintptr_t)(mixed + entry->host) : NULL;
+	uint64_t linear = offset + g->segment;
+	const struct soft_tlb_entry *entry = &g->tlb[soft_tlb_index(linear)];
+	uint64_t mixed = linear ^ entry->tag_read;
+	return mixed <= SOFT_PAGE_SIZE - g->size ? (const uint8_t *)(uintptr_t)(mixed + entry->host) : NULL;
 }
 
 /* Elements are loaded lowest first; each one that is done clears its mask, in the registers before anything that may
  * fault: what is interrupted so goes on where it stopped. */
 void soft_help_gather(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 {
-	unsigned size = insn->w ? 8 : 4, index_size = insn->opcode & 1 ? 8 : 4;
-	unsigned lanes = (16u << insn->vl) / (size > index_size ? size : index_size);
 	union vector dst, index, mask;
+	struct gather g;
 
 	(void)ea;
+	gather_begin(cpu, insn, &g);
+	unsigned size = g.size, lanes = (16u << insn->vl) / (size > g.index_size ? size : g.index_size);
 	read_vector(insn->reg, &dst);
 	read_vector(insn->index, &index);
 	read_vector(insn->vvvv, &mask);
 	for (unsigned i = 0; i < lanes; i++) {
-		uint64_t at = lane_get(&index, i, index_size), value;
 		if (!lane_enabled(&mask, i, size))
 			continue;
-		uint64_t offset = offset_of(cpu, insn, index_size == 4 ? (uint64_t)(int32_t)at : at);
-		const uint8_t *host = element_hit(cpu, insn, offset, size);
+		uint64_t offset = element_offset(&g, &index, i), value;
+		const uint8_t *host = element_hit(&g, offset);
 		if (host) {
 			value = unaligned_load(host, size);
 		} else {
@@ -143,10 +153,25 @@ struct masked {
 	union vector mask;
 };
 
+static uint64_t operand_offset(const struct soft_cpu *cpu, const struct insn *insn)
+{
+	uint64_t offset = (uint64_t)insn->disp;
+
+	if (insn->base == INSN_RIP)
+		offset += cpu->rip + insn->len;
+	else if (insn->base != INSN_NO_REG)
+		offset += cpu->gpr[insn->base & 15];
+	if (insn->index != INSN_NO_REG)
+		offset += cpu->gpr[insn->index & 15] * insn->scale;
+	if (insn->addrsize == 8)
+		return offset;
+	return insn->addrsize == 4 ? (uint32_t)offset : offset & 0xffff;
+}
+
 static void masked_begin(struct soft_cpu *cpu, const struct insn *insn, struct masked *m, unsigned lane, unsigned bytes)
 {
 	m->insn = insn;
-	m->offset = offset_of(cpu, insn, insn->index == INSN_NO_REG ? 0 : cpu->gpr[insn->index & 15]);
+	m->offset = operand_offset(cpu, insn);
 	m->lane = lane;
 	m->bytes = bytes;
 	m->step = cpu->checks_alignment ? 1 : lane;
