@@ -210,15 +210,18 @@ void *new_page(void)
 
 void pic_init(void)
 {
-	static const uint8_t commands[][2] = { { 0x20, 0x11 }, { 0xa0, 0x11 }, { 0x21, 0x20 }, { 0xa1, 0x28 }, { 0x21, 4 },
-					       { 0xa1, 2 },    { 0x21, 1 },    { 0xa1, 1 },    { 0x21, 0xff }, { 0xa1, 0xff } };
+	static const uint8_t commands[][2] = { { 0x20, 0x11 }, { 0xa0, 0x11 }, { 0x21, 0x20 }, { 0xa1, 0x28 },
+					       { 0x21, 4 },    { 0xa1, 2 },    { 0x21, 1 },    { 0xa1, 1 },
+					       { 0x21, 0xff }, { 0xa1, 0xff } };
 	for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		outb(commands[i][0], commands[i][1]);
 }
 
 static void serial_init(void)
 {
-	static const uint8_t registers[][2] = { { 1, 0 }, { 3, 0x80 }, { 0, 1 }, { 1, 0 }, { 3, 3 }, { 2, 7 }, { 4, 3 } };
+	static const uint8_t registers[][2] = {
+		{ 1, 0 }, { 3, 0x80 }, { 0, 1 }, { 1, 0 }, { 3, 3 }, { 2, 7 }, { 4, 3 }
+	};
 	for (unsigned i = 0; i < sizeof(registers) / sizeof(registers[0]); i++)
 		outb(SERIAL + registers[i][0], registers[i][1]);
 }
@@ -231,8 +234,8 @@ void guest_init(void)
 	for (unsigned i = 0; i < 256; i++) {
 		/* The stubs are 16 bytes apart. INT3 and 0x80 may be raised by ring 3. */
 		uint64_t to = (uint64_t)trap_stubs + i * 16;
-		idt[i] = (struct gate){ (uint16_t)to, KERNEL_CS, 0, i == 3 || i == 0x80 ? 0xee : 0x8e,
-					(uint16_t)(to >> 16), 0, 0 };
+		idt[i] = (struct gate){ (uint16_t)to,         KERNEL_CS, 0, i == 3 || i == 0x80 ? 0xee : 0x8e,
+					(uint16_t)(to >> 16), 0,         0 };
 	}
 	struct {
 		uint16_t limit;
@@ -240,7 +243,7 @@ void guest_init(void)
 	} __attribute__((packed)) idtr = { sizeof(idt) - 1, (uint64_t)idt };
 	__asm__ volatile("lidt %0" : : "m"(idtr));
 	memcpy(tss + 4, &stack, sizeof(stack)); /* RSP0 */
-	tss[102] = sizeof(tss);			/* no I/O permission map */
+	tss[102] = sizeof(tss);                 /* no I/O permission map */
 	uint64_t base = (uint64_t)tss;
 	gdt[TSS_SELECTOR / 8] = 0x0000890000000067 | (base & 0xffffff) << 16 | (base >> 24 & 0xff) << 56;
 	gdt[TSS_SELECTOR / 8 + 1] = base >> 32;

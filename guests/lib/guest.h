@@ -142,11 +142,11 @@ static inline struct cpuid cpuid(uint32_t leaf, uint32_t subleaf)
 	return r;
 }
 
-#define READ_CR(n)                                                                                                     \
-	({                                                                                                             \
-		uint64_t cr_value;                                                                                     \
-		__asm__ volatile("mov %%cr" #n ", %0" : "=r"(cr_value) : : "memory");                                  \
-		cr_value;                                                                                              \
+#define READ_CR(n)                                                                    \
+	({                                                                            \
+		uint64_t cr_value;                                                    \
+		__asm__ volatile("mov %%cr" #n ", %0" : "=r"(cr_value) : : "memory"); \
+		cr_value;                                                             \
 	})
 #define WRITE_CR(n, value) __asm__ volatile("mov %0, %%cr" #n : : "r"((uint64_t)(value)) : "memory")
 

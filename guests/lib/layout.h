@@ -17,6 +17,6 @@
 #define AP_PAGE 0x8000
 
 #define CR0_START 0x80010033 /* PG, WP, NE, ET, MP, PE */
-#define CR4_START 0x6b0	     /* OSXMMEXCPT, OSFXSR, PGE, PAE, PSE */
+#define CR4_START 0x6b0      /* OSXMMEXCPT, OSFXSR, PGE, PAE, PSE */
 
 #endif

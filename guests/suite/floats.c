@@ -41,7 +41,8 @@ static void x87(void)
 	mix(decimal, 10);
 	uint8_t environment[28] = { 0 };
 	__asm__("fnclex; fld1; fldpi; fnstenv %0; fldenv %0; fcompp; fnstsw %%ax" : "+m"(environment), "=a"(status));
-	printf("decimal %016llx tags %04x compare %04x\n", (unsigned long long)mixed(), environment[8] | environment[9] << 8, status & 0x4700);
+	printf("decimal %016llx tags %04x compare %04x\n", (unsigned long long)mixed(),
+	       environment[8] | environment[9] << 8, status & 0x4700);
 	int integer;
 	long double rest = 17.75L;
 	__asm__("fxam; fnstsw %0" : "=a"(status) : "t"(rest));
@@ -51,7 +52,8 @@ static void x87(void)
 
 static void functions(void)
 {
-	static double (*const one[])(double) = { sin, cos, tan, atan, exp, log, sqrt, cbrt, tgamma, erf, floor, rint, log1p, sinh };
+	static double (*const one[])(double) = { sin,  cos,    tan, atan,  exp,  log,   sqrt,
+						 cbrt, tgamma, erf, floor, rint, log1p, sinh };
 	for (size_t f = 0; f < sizeof(one) / sizeof(one[0]); f++) {
 		for (int i = 0; i < 500; i++) {
 			double r = one[f]((double)(rnd() >> 12) / 0x1p46 + 0.001);
@@ -73,11 +75,14 @@ static void functions(void)
 
 static void printing(void)
 {
-	static const double values[] = { 0, -0.0, 1, 0.1, 1e300, 1e-300, 5e-324, 123456789.125, 1.0 / 3, DBL_MAX, 2.5, 3.5, INFINITY };
+	static const double values[] = { 0,       -0.0,    1,   0.1, 1e300,   1e-300, 5e-324, 123456789.125,
+					 1.0 / 3, DBL_MAX, 2.5, 3.5, INFINITY };
 	for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++)
-		printf("%g %.0f %e %a %.20g\n", values[i], values[i] < 1e20 ? values[i] : 0, values[i], values[i], values[i]);
+		printf("%g %.0f %e %a %.20g\n", values[i], values[i] < 1e20 ? values[i] : 0, values[i], values[i],
+		       values[i]);
 	printf("%Lg %.25Lf %La\n", 1.1L, 1.1L, LDBL_MIN);
-	printf("%.17g %.17g %.17g\n", strtod("0.1e-5", NULL), strtod("0x1.8p3", NULL), strtod("179769313486231570e291", NULL));
+	printf("%.17g %.17g %.17g\n", strtod("0.1e-5", NULL), strtod("0x1.8p3", NULL),
+	       strtod("179769313486231570e291", NULL));
 	for (int i = 0; i < 2000; i++) {
 		char text[64];
 		uint64_t bits = rnd() & ~(1ull << 62);

@@ -8,8 +8,8 @@ static void arithmetic(void)
 {
 	for (int i = 0; i < 20000; i++) {
 		uint64_t a = rnd(), b = rnd() >> (rnd() & 63);
-		uint64_t r[16] = { a + b, a - b, a * b, b ? a / b : 0, b ? a % b : 0, a << (b & 63), a >> (b & 63),
-				   (uint64_t)((int64_t)a >> (b & 63)) };
+		uint64_t r[16] = { a + b,         a - b,         a * b,         b ? a / b : 0,
+				   b ? a % b : 0, a << (b & 63), a >> (b & 63), (uint64_t)((int64_t)a >> (b & 63)) };
 		int64_t sa = (int64_t)a, sb = (int64_t)(b | 1);
 		if (sa != INT64_MIN || sb != -1) {
 			r[8] = (uint64_t)(sa / sb);
@@ -19,7 +19,8 @@ static void arithmetic(void)
 		r[11] = (uint32_t)a * (uint32_t)b;
 		r[12] = a << (b & 63) | a >> (-b & 63);
 		r[13] = (uint64_t)__builtin_bswap64(a) ^ __builtin_bswap32((uint32_t)b);
-		r[14] = (uint64_t)__builtin_popcountll(a) + (uint64_t)(b ? __builtin_clzll(b) + __builtin_ctzll(b) : 99);
+		r[14] =
+		    (uint64_t)__builtin_popcountll(a) + (uint64_t)(b ? __builtin_clzll(b) + __builtin_ctzll(b) : 99);
 		int64_t over;
 		r[15] = (uint64_t)__builtin_mul_overflow(sa, sb, &over) ^ (uint64_t)over;
 		mix(r, sizeof(r));
@@ -30,11 +31,11 @@ static void arithmetic(void)
 #ifdef __x86_64__
 #define FLAGS 0x8d5 /* OF SF ZF AF PF CF */
 
-#define FLAGGED(name, op, inputs...)                                                                                   \
-	static uint64_t name(uint64_t a, uint64_t b, uint64_t *flags)                                                  \
-	{                                                                                                              \
-		__asm__("bt $0, %q2; " op "; pushfq; popq %1" : "+a"(a), "=&r"(*flags) : "r"(b), ##inputs : "cc");      \
-		return a;                                                                                              \
+#define FLAGGED(name, op, inputs...)                                                                               \
+	static uint64_t name(uint64_t a, uint64_t b, uint64_t *flags)                                              \
+	{                                                                                                          \
+		__asm__("bt $0, %q2; " op "; pushfq; popq %1" : "+a"(a), "=&r"(*flags) : "r"(b), ##inputs : "cc"); \
+		return a;                                                                                          \
 	}
 
 FLAGGED(add8, "addb %b2, %b0")
@@ -51,7 +52,7 @@ FLAGGED(xadd, "xaddq %2, %0")
 /* The flags of each instruction, those that the manual defines. */
 static void flags(void)
 {
-	static uint64_t (*const fn[])(uint64_t, uint64_t, uint64_t *) = { add8,	 adc16, adc64, sbb32, sub64,
+	static uint64_t (*const fn[])(uint64_t, uint64_t, uint64_t *) = { add8, adc16, adc64, sbb32, sub64,
 									  cmp8, neg32, inc16, dec64, xadd };
 	for (int i = 0; i < 40000; i++) {
 		uint64_t f, a = rnd(), b = rnd();
@@ -109,7 +110,10 @@ static void flags(void)
 		uint8_t al = (uint8_t)a;
 		__asm__("addb %b2, %%al; daa; pushfl; popl %1" : "+a"(al), "=r"(f) : "q"(b) : "cc");
 		sum = sum * 31 + al + (f & 0xd5);
-		__asm__("pushl %%ebx; movl %1, %%ebx; addl %%ebx, %0; aaa; popl %%ebx; pushal; popal" : "+a"(a) : "r"(b) : "cc");
+		__asm__("pushl %%ebx; movl %1, %%ebx; addl %%ebx, %0; aaa; popl %%ebx; pushal; popal"
+			: "+a"(a)
+			: "r"(b)
+			: "cc");
 		sum = sum * 31 + a;
 	}
 	printf("decimal %08x\n", sum);
@@ -132,7 +136,10 @@ static void rare(void)
 	/* ENTER with nesting, LEAVE, BOUND that is within, ARPL, segment pushes. */
 	int bounds[2] = { 0, 100 };
 	__asm__("movl $50, %%eax; bound %%eax, %0" : : "m"(bounds) : "eax");
-	__asm__("pushl %%ebp; enter $16, $0; leave; popl %%ebp; pushl %%ds; popl %%eax; larl %%eax, %0" : "=r"(frame) : : "eax", "memory");
+	__asm__("pushl %%ebp; enter $16, $0; leave; popl %%ebp; pushl %%ds; popl %%eax; larl %%eax, %0"
+		: "=r"(frame)
+		:
+		: "eax", "memory");
 	printf("access rights of DS %06x\n", frame & 0xf0ff00); /* the limit in it is undefined */
 }
 #endif
@@ -171,20 +178,40 @@ static void programs(void)
 		for (int b = 0; b < 8; b++)
 			crc = crc >> 1 ^ (crc & 1 ? 0xedb88320 : 0);
 	}
-	printf("sorted %016llx primes %u crc %08x ackermann %u\n", (unsigned long long)mixed(), primes, ~crc, ackermann(2, 300));
+	printf("sorted %016llx primes %u crc %08x ackermann %u\n", (unsigned long long)mixed(), primes, ~crc,
+	       ackermann(2, 300));
 	uint64_t taken = 0;
 	for (int i = 0; i < 100000; i++) {
 		switch (rnd() % 11) {
-		case 0: taken += 3; break;
-		case 1: taken ^= 0x55; break;
-		case 2: taken = taken << 1 | taken >> 63; break;
-		case 3: taken -= 77; break;
-		case 4: taken *= 5; break;
-		case 5: taken = ~taken; break;
-		case 6: taken += taken >> 7; break;
-		case 7: taken ^= taken << 9; break;
-		case 8: taken += 1000003; break;
-		default: taken++;
+		case 0:
+			taken += 3;
+			break;
+		case 1:
+			taken ^= 0x55;
+			break;
+		case 2:
+			taken = taken << 1 | taken >> 63;
+			break;
+		case 3:
+			taken -= 77;
+			break;
+		case 4:
+			taken *= 5;
+			break;
+		case 5:
+			taken = ~taken;
+			break;
+		case 6:
+			taken += taken >> 7;
+			break;
+		case 7:
+			taken ^= taken << 9;
+			break;
+		case 8:
+			taken += 1000003;
+			break;
+		default:
+			taken++;
 		}
 	}
 	printf("jump table %016llx\n", (unsigned long long)taken);
@@ -214,8 +241,14 @@ __attribute__((target("bmi,bmi2,lzcnt,popcnt,adx"))) static void bmi_work(void)
 		__asm__("andnq %2, %1, %0" : "=r"(r[8]) : "r"(a), "r"(b) : "cc");
 		__asm__("bextrq %2, %1, %0" : "=r"(r[9]) : "r"(a), "r"(b & 0x3f3f) : "cc");
 		__asm__("blsrq %1, %0" : "=r"(r[10]) : "r"(a) : "cc");
-		__asm__("tzcntq %1, %0; lzcntq %2, %%rcx; addq %%rcx, %0" : "=&r"(r[11]) : "r"(b << (c & 63)), "r"(c >> (a & 63)) : "rcx", "cc");
-		__asm__("xorl %%ecx, %%ecx; adcxq %1, %0; adoxq %2, %0; adcxq %%rcx, %0" : "+r"(r[11]) : "r"(a), "r"(b) : "rcx", "cc");
+		__asm__("tzcntq %1, %0; lzcntq %2, %%rcx; addq %%rcx, %0"
+			: "=&r"(r[11])
+			: "r"(b << (c & 63)), "r"(c >> (a & 63))
+			: "rcx", "cc");
+		__asm__("xorl %%ecx, %%ecx; adcxq %1, %0; adoxq %2, %0; adcxq %%rcx, %0"
+			: "+r"(r[11])
+			: "r"(a), "r"(b)
+			: "rcx", "cc");
 		mix(r, sizeof(r));
 	}
 	printf("bmi %016llx\n", (unsigned long long)mixed());

@@ -80,7 +80,8 @@ static void twice(void)
 	int fd = memfd_create("jit", 0);
 	if (fd < 0 || ftruncate(fd, 16 * 4096))
 		die("memfd");
-	uint8_t *writable = map(PROT_READ | PROT_WRITE, MAP_SHARED, fd), *runnable = map(PROT_READ | PROT_EXEC, MAP_SHARED, fd);
+	uint8_t *writable = map(PROT_READ | PROT_WRITE, MAP_SHARED, fd),
+		*runnable = map(PROT_READ | PROT_EXEC, MAP_SHARED, fd);
 	unsigned wrong = 0;
 	for (int i = 0; i < 2000; i++) {
 		emit(writable + i % 64, i);
@@ -106,7 +107,8 @@ static void replaced(void)
 	uint8_t *at = NULL;
 	unsigned wrong = 0;
 	for (int i = 0; i < 500; i++) {
-		uint8_t *p = mmap(at, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED : 0), -1, 0);
+		uint8_t *p = mmap(at, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
+				  MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED : 0), -1, 0);
 		if (p == MAP_FAILED)
 			die("mmap");
 		at = p;

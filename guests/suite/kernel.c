@@ -163,7 +163,8 @@ static void memory(void)
 		size_t page = rnd() % 256, count = rnd() % (256 - page) + 1;
 		switch (rnd() % 4) {
 		case 0:
-			if (mprotect(m + page * 4096, count * 4096, PROT_READ) || mprotect(m + page * 4096, count * 4096, PROT_READ | PROT_WRITE))
+			if (mprotect(m + page * 4096, count * 4096, PROT_READ) ||
+			    mprotect(m + page * 4096, count * 4096, PROT_READ | PROT_WRITE))
 				die("mprotect");
 			break;
 		case 1:
@@ -171,7 +172,8 @@ static void memory(void)
 			break;
 		case 2:
 			munmap(m + page * 4096, count * 4096);
-			if (mmap(m + page * 4096, count * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+			if (mmap(m + page * 4096, count * 4096, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
 				die("mmap fixed");
 			break;
 		default:
@@ -198,7 +200,8 @@ static void memory(void)
 	int fd = memfd_create("suite", 0);
 	if (fd < 0 || ftruncate(fd, 8192))
 		die("memfd");
-	char *a = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), *b = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	char *a = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0),
+	     *b = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	strcpy(a + 4090, "across pages");
 	char text[20] = { 0 };
 	if (pread(fd, text, 12, 4090) != 12)

@@ -54,12 +54,14 @@ SECTION(strings)
 	}
 	regex_t re;
 	regmatch_t match[3];
-	if (regcomp(&re, "([a-z]+)-([0-9]{2,})", REG_EXTENDED) == 0 && regexec(&re, "xx abc-1 def-234", 3, match, 0) == 0)
+	if (regcomp(&re, "([a-z]+)-([0-9]{2,})", REG_EXTENDED) == 0 &&
+	    regexec(&re, "xx abc-1 def-234", 3, match, 0) == 0)
 		printf("match %d %d %d\n", (int)match[0].rm_so, (int)match[1].rm_so, (int)match[2].rm_eo);
 	regfree(&re);
 	wchar_t wide[20];
 	swprintf(wide, 20, L"%ls %d", L"wide", 77);
 	printf("%ls %zu\n", wide, wcslen(wide));
-	printf("%s %ld %lu %x\n", "numbers", strtol("-12345", NULL, 10), strtoul("ffffffff", NULL, 16), (unsigned)strtol("0755", NULL, 0));
+	printf("%s %ld %lu %x\n", "numbers", strtol("-12345", NULL, 10), strtoul("ffffffff", NULL, 16),
+	       (unsigned)strtol("0755", NULL, 0));
 	munmap(edge, 3 * page);
 }

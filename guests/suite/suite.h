@@ -21,10 +21,10 @@ struct section {
 	const char *name;
 	void (*run)(void);
 };
-#define SECTION(id)                                                                                                    \
-	static void id##_section(void);                                                                                \
-	static const struct section id##_entry                                                                         \
-		__attribute__((used, section("suite_sections"), aligned(sizeof(void *)))) = { #id, id##_section };     \
+#define SECTION(id)                                                                                            \
+	static void id##_section(void);                                                                        \
+	static const struct section id##_entry                                                                 \
+	    __attribute__((used, section("suite_sections"), aligned(sizeof(void *)))) = { #id, id##_section }; \
 	static void id##_section(void)
 
 /* A fixed sequence of pseudo-random numbers (xorshift64*), restarted for each section. */

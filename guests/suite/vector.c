@@ -46,11 +46,13 @@ __attribute__((target("sse2"))) static void sse2_work(void)
 		fill_floats(x, 4);
 		fill_floats(y, 4);
 		__m128 f = _mm_loadu_ps(x), g = _mm_loadu_ps(y);
-		__m128 s[6] = { _mm_add_ps(f, g), _mm_mul_ps(f, g), _mm_div_ps(f, g), _mm_sqrt_ps(_mm_max_ps(f, g)),
+		__m128 s[6] = { _mm_add_ps(f, g),   _mm_mul_ps(f, g),
+				_mm_div_ps(f, g),   _mm_sqrt_ps(_mm_max_ps(f, g)),
 				_mm_cmplt_ps(f, g), _mm_shuffle_ps(f, g, 0x4e) };
 		mix(s, sizeof(s));
 		__m128d d = _mm_cvtps_pd(f), e = _mm_div_pd(d, _mm_cvtps_pd(g));
-		__m128i t[3] = { _mm_cvtps_epi32(f), _mm_cvttpd_epi32(e), _mm_castpd_si128(_mm_sqrt_pd(_mm_mul_pd(d, d))) };
+		__m128i t[3] = { _mm_cvtps_epi32(f), _mm_cvttpd_epi32(e),
+				 _mm_castpd_si128(_mm_sqrt_pd(_mm_mul_pd(d, d))) };
 		mix(t, sizeof(t));
 	}
 	printf("sse2 %016llx\n", (unsigned long long)mixed());
@@ -59,7 +61,8 @@ __attribute__((target("sse2"))) static void sse2_work(void)
 		_mm_setcsr(0x1f80 | mode << 13);
 		volatile float third = 1.0f / 3.0f, one = 1.0f, three = 3.0f;
 		__m128 q = _mm_div_ss(_mm_set_ss(one), _mm_set_ss(three));
-		printf("rounding %u: %a, %d, mxcsr %04x\n", mode, (double)_mm_cvtss_f32(q), _mm_cvtss_si32(_mm_set_ss(2.5f)), _mm_getcsr());
+		printf("rounding %u: %a, %d, mxcsr %04x\n", mode, (double)_mm_cvtss_f32(q),
+		       _mm_cvtss_si32(_mm_set_ss(2.5f)), _mm_getcsr());
 		(void)third;
 	}
 	_mm_setcsr(0x1f80);
@@ -88,7 +91,8 @@ __attribute__((target("ssse3,sse4.1,sse4.2"))) static void sse4_work(void)
 		r[6] = _mm_mpsadbw_epu8(a, b, 5);
 		r[7] = _mm_cmpgt_epi64(a, b);
 		r[8] = _mm_cvtepi8_epi16(a);
-		r[9] = _mm_set1_epi32(_mm_cmpistri(a, b, _SIDD_CMP_RANGES) * 2 + _mm_cmpestrc(a, 9, b, 13, _SIDD_CMP_EQUAL_ANY));
+		r[9] = _mm_set1_epi32(_mm_cmpistri(a, b, _SIDD_CMP_RANGES) * 2 +
+				      _mm_cmpestrc(a, 9, b, 13, _SIDD_CMP_EQUAL_ANY));
 		mix(r, sizeof(r));
 	}
 	printf("sse4 %016llx\n", (unsigned long long)mixed());
@@ -217,8 +221,9 @@ SECTION(crypto)
 SECTION(mmx)
 {
 	uint64_t r = 0, a = rnd(), b = rnd();
-	__asm__ volatile("movq %1, %%mm0; movq %2, %%mm1; paddsw %%mm1, %%mm0; pmaddwd %%mm1, %%mm0; movq %%mm0, %0; emms"
-			 : "=m"(r)
-			 : "m"(a), "m"(b));
+	__asm__ volatile(
+	    "movq %1, %%mm0; movq %2, %%mm1; paddsw %%mm1, %%mm0; pmaddwd %%mm1, %%mm0; movq %%mm0, %0; emms"
+	    : "=m"(r)
+	    : "m"(a), "m"(b));
 	printf("mmx %016llx\n", (unsigned long long)r);
 }

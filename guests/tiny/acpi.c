@@ -63,7 +63,8 @@ int main(void)
 	memcpy(&flags, f + 112, 4);
 	const struct acpi_header *dsdt = (void *)(uint64_t)dsdt_at;
 	check(memcmp(dsdt, "DSDT", 4) == 0, "DSDT");
-	check(acpi_sum(fadt, fadt->length) && acpi_sum(apic, apic->length) && acpi_sum(dsdt, dsdt->length), "checksums");
+	check(acpi_sum(fadt, fadt->length) && acpi_sum(apic, apic->length) && acpi_sum(dsdt, dsdt->length),
+	      "checksums");
 	madt(apic);
 	pm_timer((uint16_t)timer, flags >> 8 & 1);
 	int type = sleep_type(dsdt);

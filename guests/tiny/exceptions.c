@@ -206,7 +206,9 @@ static void simd_fault(void *arg)
 {
 	uint32_t mxcsr = 0x1d80; /* zero divide unmasked */
 	uint32_t one = 0x3f800000;
-	__asm__ volatile("ldmxcsr %0; movss %1, %%xmm1; xorps %%xmm0, %%xmm0; divss %%xmm0, %%xmm1" : : "m"(mxcsr), "m"(one));
+	__asm__ volatile("ldmxcsr %0; movss %1, %%xmm1; xorps %%xmm0, %%xmm0; divss %%xmm0, %%xmm1"
+			 :
+			 : "m"(mxcsr), "m"(one));
 }
 
 static void page_fault(void *arg)
@@ -216,7 +218,10 @@ static void page_fault(void *arg)
 
 static void iret_bad_cs(void *arg)
 {
-	__asm__ volatile("movq %%rsp, %%rax; pushq $0x10; pushq %%rax; pushfq; pushq $0x7f8; pushq $0; iretq" : : : "rax", "memory");
+	__asm__ volatile("movq %%rsp, %%rax; pushq $0x10; pushq %%rax; pushfq; pushq $0x7f8; pushq $0; iretq"
+			 :
+			 :
+			 : "rax", "memory");
 }
 
 static void xsetbv_bad(void *arg)

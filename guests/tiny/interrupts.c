@@ -86,7 +86,8 @@ static void nesting(void)
 	count = 0;
 	self(0x71);
 	__asm__ volatile("sti; nop; nop; nop; nop; cli");
-	check(count == 3 && order[0] == HIGH_VECTOR && order[1] == 0x71 && order[2] == LOW_VECTOR, "a higher one interrupts a handler, a lower one waits");
+	check(count == 3 && order[0] == HIGH_VECTOR && order[1] == 0x71 && order[2] == LOW_VECTOR,
+	      "a higher one interrupts a handler, a lower one waits");
 }
 
 static void nmi(void)
@@ -170,7 +171,10 @@ static void storms(void)
 		code[5] = 0xc3;
 		right &= ((int (*)(void))code)() == i;
 		uint64_t a = (uint64_t)i * 0x9e3779b97f4a7c15, b;
-		__asm__("movq %1, %0; addq %1, %0; pushfq; popq %%rcx; adcq %%rcx, %0; bswapq %0" : "=&r"(b) : "r"(a) : "rcx", "cc");
+		__asm__("movq %1, %0; addq %1, %0; pushfq; popq %%rcx; adcq %%rcx, %0; bswapq %0"
+			: "=&r"(b)
+			: "r"(a)
+			: "rcx", "cc");
 		sum += b;
 	}
 	cli();

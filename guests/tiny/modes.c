@@ -10,117 +10,118 @@ enum { LOW = 0x9000 };
 extern uint8_t low_start[], low_end[];
 extern uint8_t low_compat[], low_real[], low_results[];
 
-__asm__(".text\n"
-	".globl low_start, low_end, low_compat, low_real, low_results\n"
-	".set BASE, 0x9000\n"
-	"low_start:\n"
-	/* Compatibility mode: 0x40 is INC EAX here and a REX prefix in 64-bit mode. Returns by a far return to 64-bit. */
-	"low_compat: .code32\n"
-	"	xorl %eax, %eax\n"
-	"	.byte 0x40\n"
-	"	.byte 0x40\n"
-	"	movl %eax, BASE + low_results - low_start\n"
-	/* Sixteen-bit addressing in 32-bit code: [bx + si + 2]. */
-	"	movl $0xffff0000 + BASE + low_results - low_start, %ebx\n"
-	"	movl $0x00550002, %esi\n"
-	"	addr16 movw $0x1234, 2(%bx,%si)\n"
-	"	pushl %ss\n"
-	"	popl BASE + low_results - low_start + 8\n"
-	"	lret\n"
-	/* Down to real mode and up again; esp holds, rsp's upper half is zero. Entered by a far call in 64-bit mode. */
-	"low_real: .code32\n"
-	"	movl %cr0, %eax\n"
-	"	movl %eax, %ebp\n"
-	"	andl $0x7fffffff, %eax\n"
-	"	movl %eax, %cr0\n"		    /* paging off: protected mode */
-	"	movl $0xc0000080, %ecx\n"
-	"	rdmsr\n"
-	"	btrl $8, %eax\n"
-	"	movl %eax, BASE + low_results - low_start + 48\n"
-	"	wrmsr\n"			    /* LME off */
-	"	movl $0x11111111, BASE + low_results - low_start + 12\n"
-	"	sidt BASE + low_results - low_start + 40\n"
-	"	ljmp $0x38, $BASE + 1f - low_start\n" /* CODE16 */
-	"1: .code16\n"
-	"	movw $0x40, %ax\n"		    /* DATA16 */
-	"	movw %ax, %ds\n"
-	"	movw %ax, %es\n"
-	"	movw %ax, %ss\n"
-	"	movl %cr0, %eax\n"
-	"	andb $0xfe, %al\n"
-	"	movl %eax, %cr0\n"
-	"	ljmp $BASE >> 4, $2f - low_start\n" /* real mode */
-	"2:	movw $BASE >> 4, %ax\n"
-	"	movw %ax, %ds\n"
-	"	movw %ax, %ss\n"
-	"	movl %esp, %ebx\n"
-	"	movl $0xfff0, %esp\n"
-	"	movw %cs, low_results - low_start + 16\n"
-	/* Segments count by 16: the same byte by two names. */
-	"	movw $(BASE >> 4) + 1, %ax\n"
-	"	movw %ax, %es\n"
-	"	movb $0x77, %es:low_results - low_start + 18 - 16\n"
-	/* The stack pointer is 16 bits wide; INT goes through the vector table at 0. */
-	"	lidtl %cs:real_idt - low_start\n"
-	"	xorw %ax, %ax\n"
-	"	movw %ax, %es\n"
-	"	movw $handler - low_start, %es:0x60 * 4\n"
-	"	movw $BASE >> 4, %es:0x60 * 4 + 2\n"
-	"	int $0x60\n"
-	"	movw %sp, low_results - low_start + 22\n"
-	/* Offsets wrap at 64 KiB for the stack, string instructions walk by segment. */
-	"	movw $BASE >> 4, %ax\n"
-	"	movw %ax, %es\n"
-	"	movw $source - low_start, %si\n"
-	"	movw $low_results - low_start + 24, %di\n"
-	"	movw $4, %cx\n"
-	"	cld\n"
-	"	rep movsb\n"
-	"	movl $0x12345678, %eax\n"
-	"	movl %eax, low_results - low_start + 28\n"
-	"	pushw $0x1234\n"
-	"	popw low_results - low_start + 32\n"
-	/* Decimal instructions exist here. */
-	"	movb $0x19, %al\n"
-	"	addb $0x28, %al\n"
-	"	daa\n"
-	"	movb %al, low_results - low_start + 34\n"
-	"	loop 3f\n"
-	"3:	movw %cx, low_results - low_start + 36\n"
-	/* And back: protected, then long mode again. */
-	"	lidtl low_results - low_start + 40\n"
-	"	lgdtl %cs:low_gdt - low_start\n"
-	"	movl %ebp, %eax\n"
-	"	andl $0x7fffffff, %eax\n"
-	"	movl %eax, %cr0\n"
-	"	ljmpl $0x18, $BASE + 4f - low_start\n"
-	"4: .code32\n"
-	"	movw $0x10, %ax\n"
-	"	movw %ax, %ds\n"
-	"	movw %ax, %es\n"
-	"	movw %ax, %ss\n"
-	"	movl %ebx, %esp\n"
-	"	movl BASE + low_results - low_start + 48, %eax\n"
-	"	btsl $8, %eax\n"
-	"	movl $0xc0000080, %ecx\n"
-	"	xorl %edx, %edx\n"
-	"	wrmsr\n"
-	"	movl %ebp, %cr0\n"
-	"	lret\n"
-	"	.code16\n"
-	"handler:\n"
-	"	movw $0x6060, %ds:low_results - low_start + 20\n"
-	"	iret\n"
-	"source: .byte 1, 2, 3, 4\n"
-	"	.balign 4\n"
-	"real_idt: .word 0x3ff\n"
-	"	.long 0\n"
-	"low_gdt: .word 27 * 8 - 1\n"
-	"	.long gdt\n"
-	"	.balign 16\n"
-	"low_results: .skip 64\n"
-	"low_end:\n"
-	".code64\n");
+__asm__(
+    ".text\n"
+    ".globl low_start, low_end, low_compat, low_real, low_results\n"
+    ".set BASE, 0x9000\n"
+    "low_start:\n"
+    /* Compatibility mode: 0x40 is INC EAX here and a REX prefix in 64-bit mode. Returns by a far return to 64-bit. */
+    "low_compat: .code32\n"
+    "	xorl %eax, %eax\n"
+    "	.byte 0x40\n"
+    "	.byte 0x40\n"
+    "	movl %eax, BASE + low_results - low_start\n"
+    /* Sixteen-bit addressing in 32-bit code: [bx + si + 2]. */
+    "	movl $0xffff0000 + BASE + low_results - low_start, %ebx\n"
+    "	movl $0x00550002, %esi\n"
+    "	addr16 movw $0x1234, 2(%bx,%si)\n"
+    "	pushl %ss\n"
+    "	popl BASE + low_results - low_start + 8\n"
+    "	lret\n"
+    /* Down to real mode and up again; esp holds, rsp's upper half is zero. Entered by a far call in 64-bit mode. */
+    "low_real: .code32\n"
+    "	movl %cr0, %eax\n"
+    "	movl %eax, %ebp\n"
+    "	andl $0x7fffffff, %eax\n"
+    "	movl %eax, %cr0\n" /* paging off: protected mode */
+    "	movl $0xc0000080, %ecx\n"
+    "	rdmsr\n"
+    "	btrl $8, %eax\n"
+    "	movl %eax, BASE + low_results - low_start + 48\n"
+    "	wrmsr\n" /* LME off */
+    "	movl $0x11111111, BASE + low_results - low_start + 12\n"
+    "	sidt BASE + low_results - low_start + 40\n"
+    "	ljmp $0x38, $BASE + 1f - low_start\n" /* CODE16 */
+    "1: .code16\n"
+    "	movw $0x40, %ax\n" /* DATA16 */
+    "	movw %ax, %ds\n"
+    "	movw %ax, %es\n"
+    "	movw %ax, %ss\n"
+    "	movl %cr0, %eax\n"
+    "	andb $0xfe, %al\n"
+    "	movl %eax, %cr0\n"
+    "	ljmp $BASE >> 4, $2f - low_start\n" /* real mode */
+    "2:	movw $BASE >> 4, %ax\n"
+    "	movw %ax, %ds\n"
+    "	movw %ax, %ss\n"
+    "	movl %esp, %ebx\n"
+    "	movl $0xfff0, %esp\n"
+    "	movw %cs, low_results - low_start + 16\n"
+    /* Segments count by 16: the same byte by two names. */
+    "	movw $(BASE >> 4) + 1, %ax\n"
+    "	movw %ax, %es\n"
+    "	movb $0x77, %es:low_results - low_start + 18 - 16\n"
+    /* The stack pointer is 16 bits wide; INT goes through the vector table at 0. */
+    "	lidtl %cs:real_idt - low_start\n"
+    "	xorw %ax, %ax\n"
+    "	movw %ax, %es\n"
+    "	movw $handler - low_start, %es:0x60 * 4\n"
+    "	movw $BASE >> 4, %es:0x60 * 4 + 2\n"
+    "	int $0x60\n"
+    "	movw %sp, low_results - low_start + 22\n"
+    /* Offsets wrap at 64 KiB for the stack, string instructions walk by segment. */
+    "	movw $BASE >> 4, %ax\n"
+    "	movw %ax, %es\n"
+    "	movw $source - low_start, %si\n"
+    "	movw $low_results - low_start + 24, %di\n"
+    "	movw $4, %cx\n"
+    "	cld\n"
+    "	rep movsb\n"
+    "	movl $0x12345678, %eax\n"
+    "	movl %eax, low_results - low_start + 28\n"
+    "	pushw $0x1234\n"
+    "	popw low_results - low_start + 32\n"
+    /* Decimal instructions exist here. */
+    "	movb $0x19, %al\n"
+    "	addb $0x28, %al\n"
+    "	daa\n"
+    "	movb %al, low_results - low_start + 34\n"
+    "	loop 3f\n"
+    "3:	movw %cx, low_results - low_start + 36\n"
+    /* And back: protected, then long mode again. */
+    "	lidtl low_results - low_start + 40\n"
+    "	lgdtl %cs:low_gdt - low_start\n"
+    "	movl %ebp, %eax\n"
+    "	andl $0x7fffffff, %eax\n"
+    "	movl %eax, %cr0\n"
+    "	ljmpl $0x18, $BASE + 4f - low_start\n"
+    "4: .code32\n"
+    "	movw $0x10, %ax\n"
+    "	movw %ax, %ds\n"
+    "	movw %ax, %es\n"
+    "	movw %ax, %ss\n"
+    "	movl %ebx, %esp\n"
+    "	movl BASE + low_results - low_start + 48, %eax\n"
+    "	btsl $8, %eax\n"
+    "	movl $0xc0000080, %ecx\n"
+    "	xorl %edx, %edx\n"
+    "	wrmsr\n"
+    "	movl %ebp, %cr0\n"
+    "	lret\n"
+    "	.code16\n"
+    "handler:\n"
+    "	movw $0x6060, %ds:low_results - low_start + 20\n"
+    "	iret\n"
+    "source: .byte 1, 2, 3, 4\n"
+    "	.balign 4\n"
+    "real_idt: .word 0x3ff\n"
+    "	.long 0\n"
+    "low_gdt: .word 27 * 8 - 1\n"
+    "	.long gdt\n"
+    "	.balign 16\n"
+    "low_results: .skip 64\n"
+    "low_end:\n"
+    ".code64\n");
 
 static uint8_t *at(const uint8_t *label)
 {
@@ -196,12 +197,18 @@ __asm__(".text\n"
 
 static void user_syscall(void)
 {
-	__asm__ volatile("movl $7, %%ebx; stc; syscall; syscall; adcl $0, %%ebx; int3" : : : "rax", "rbx", "rcx", "r11", "memory");
+	__asm__ volatile("movl $7, %%ebx; stc; syscall; syscall; adcl $0, %%ebx; int3"
+			 :
+			 :
+			 : "rax", "rbx", "rcx", "r11", "memory");
 }
 
 static void user_sysenter(void)
 {
-	__asm__ volatile("movq %%rsp, %%rcx; leaq 1f(%%rip), %%rdx; sysenter; ud2; 1: int3" : : : "rcx", "rdx", "memory");
+	__asm__ volatile("movq %%rsp, %%rcx; leaq 1f(%%rip), %%rdx; sysenter; ud2; 1: int3"
+			 :
+			 :
+			 : "rcx", "rdx", "memory");
 }
 
 /* 32-bit ring 3: far return from 64-bit ring 3 to USER_CS32, SYSCALL in there, INC by 0x40. */
@@ -282,7 +289,8 @@ static void user(void)
 		wrmsr(0x176, (uint64_t)sysenter_entry);
 		seen[3] = 0;
 		check(try_user(user_sysenter, &t) == 3 && seen[3] == 1, "SYSENTER and SYSEXIT");
-		check(seen[0] == (uint64_t)stack + 512 && t.cs == ((FREE_SELECTOR + 32) | 3), "with its stack and selectors");
+		check(seen[0] == (uint64_t)stack + 512 && t.cs == ((FREE_SELECTOR + 32) | 3),
+		      "with its stack and selectors");
 	}
 	wrmsr(0xc0000100, 0x1122334455667788 >> 17);
 	wrmsr(0xc0000101, 0x1000);

@@ -66,7 +66,8 @@ static void faults(const char *what, void (*fn)(void *), struct state s, int don
 	invlpg((uint64_t)area + 4096);
 	int got = try(fn, &s, &t);
 	*second |= 1;
-	bool right = got == 14 && t.rcx == s.rcx - (uint64_t)done && (!di || t.rdi == s.rdi + (uint64_t)((int64_t)done * step)) &&
+	bool right = got == 14 && t.rcx == s.rcx - (uint64_t)done &&
+		     (!di || t.rdi == s.rdi + (uint64_t)((int64_t)done * step)) &&
 		     (!si || t.rsi == s.rsi + (uint64_t)((int64_t)done * step));
 	check(right, what);
 	if (!right)
@@ -77,9 +78,11 @@ static void precise(void)
 {
 	uint64_t end = (uint64_t)area + 4096, low = (uint64_t)area;
 	memset(area, 0x11, 4096);
-	faults("MOVSB stops at the destination's page", movs, (struct state){ end - 100, low, 300 }, 100, 1, true, true);
+	faults("MOVSB stops at the destination's page", movs, (struct state){ end - 100, low, 300 }, 100, 1, true,
+	       true);
 	faults("MOVSB stops at the source's page", movs, (struct state){ low, end - 7, 300 }, 7, 1, true, true);
-	faults("STOSL stops before a store that crosses", stosl, (struct state){ end - 42, 0, 300 }, 10, 4, true, false);
+	faults("STOSL stops before a store that crosses", stosl, (struct state){ end - 42, 0, 300 }, 10, 4, true,
+	       false);
 	check(area[4095] == 0x11 && area[4094] == 0x11 && area[4093] == 0x04, "and has written what came before");
 	faults("LODSB", lods, (struct state){ 0, end - 5, 50 }, 5, 1, false, true);
 	faults("SCASB", scas, (struct state){ end - 50, 0, 500 }, 50, 1, true, false);
