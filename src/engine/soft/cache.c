@@ -29,6 +29,7 @@
 enum {
 	CODE_SIZE = 32 << 20,
 	CODE_SLACK = 64 << 10, /* what one block can take at most */
+	SMALL_CODE_SIZE = 512 << 10,
 	META_SIZE = 24 << 20,
 	HASH_BITS = 16,
 	MAX_BLOCKS = 1 << 18,
@@ -186,7 +187,7 @@ void *cache_alloc(struct soft_cache *cache, size_t size)
 
 bool cache_room(struct soft_cache *cache, struct soft_room *room)
 {
-	if (cache->code_used + CODE_SLACK > CODE_SIZE || cache->meta_used + CODE_SLACK > META_SIZE ||
+	if (cache->code_used + CODE_SLACK > (cache->vm->small_cache ? SMALL_CODE_SIZE : CODE_SIZE) || cache->meta_used + CODE_SLACK > META_SIZE ||
 	    cache->blocks >= MAX_BLOCKS)
 		return false;
 	cache->meta_used = (cache->meta_used + 63) & ~(size_t)63;

@@ -127,7 +127,7 @@ static bool has_option(const char *options, const char *name)
 }
 
 /* What can be switched off, to find what is wrong or what it buys. */
-static const char *const option_names[] = { "one-insn", "no-groups" };
+static const char *const option_names[] = { "one-insn", "no-groups", "small-cache" };
 
 static int check_options(const char *options, struct error *err)
 {
@@ -138,9 +138,10 @@ static int check_options(const char *options, struct error *err)
 		for (unsigned i = 0; i < sizeof(option_names) / sizeof(*option_names); i++)
 			known |= n == strlen(option_names[i]) && !strncmp(p, option_names[i], n);
 		if (!known)
-			return error_set(err, -EINVAL,
-					 "unknown option '%.*s' of the soft engine (it has one-insn, no-groups)",
-					 (int)n, p);
+			return error_set(
+			    err, -EINVAL,
+			    "unknown option '%.*s' of the soft engine (it has one-insn, no-groups, small-cache)",
+			    (int)n, p);
 		p += n + (p[n] == ',');
 	}
 	return 0;
@@ -167,6 +168,7 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_config *co
 	s->trace = config->trace;
 	s->trace_file = config->trace_file;
 	s->max_block = has_option(config->options, "one-insn") ? 1 : SOFT_BLOCK_INSNS;
+	s->small_cache = has_option(config->options, "small-cache");
 	s->no_groups = has_option(config->options, "no-groups");
 	s->tsc_start = host_tsc_sample();
 	unsigned a, b, c, d;

@@ -28,6 +28,7 @@ struct soft_vm {
 	struct soft_cpu *cpu[SOFT_MAX_VCPUS];
 	unsigned cpus;
 	struct soft_cache *cache;
+	bool small_cache;   /* little room for translated code: it is dropped often */
 	bool no_groups;     /* each access has its own check */
 	unsigned max_block; /* instructions in a block at most */
 	unsigned trace;
