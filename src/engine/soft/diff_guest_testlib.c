@@ -184,6 +184,14 @@ static void make_state(struct diff_guest *g)
 	    (struct engine_segment){ .base = KERNEL + TSS, .limit = 0x67, .attr = 0x8b, .selector = 0x38 };
 }
 
+void diff_guest_destroy(struct diff_guest *g)
+{
+	engine_soft.vcpu_destroy(g->vcpu);
+	engine_soft.vm_destroy(g->vm);
+	munmap(g->ram, RAM);
+	free(g);
+}
+
 struct diff_guest *diff_guest_create(const char *options, const char **why)
 {
 	static struct error err;
@@ -194,20 +202,13 @@ struct diff_guest *diff_guest_create(const char *options, const char **why)
 	    engine_soft.vm_map(g->vm, 0, g->ram, RAM, 0, &err) < 0 ||
 	    engine_soft.vcpu_create(&g->vcpu, g->vm, 0, &callbacks, g, &err) < 0) {
 		*why = err.text;
+		diff_guest_destroy(g);
 		return NULL;
 	}
 	make_paging(g);
 	make_descriptors(g);
 	make_state(g);
 	return g;
-}
-
-void diff_guest_destroy(struct diff_guest *g)
-{
-	engine_soft.vcpu_destroy(g->vcpu);
-	engine_soft.vm_destroy(g->vm);
-	munmap(g->ram, RAM);
-	free(g);
 }
 
 uint8_t *diff_guest_code(struct diff_guest *g)
@@ -229,7 +230,7 @@ static bool take_exception(const struct diff_guest *g, const struct engine_cpu_s
 	if (at >= 256 * 16 || at & 15)
 		return false;
 	out->vector = at / 16;
-	bool has_error = 0x00227d00u >> out->vector & 1;
+	bool has_error = out->vector < 32 && (0x00227d00u >> out->vector & 1);
 	uint64_t frame = STACK_TOP - (has_error ? 48 : 40);
 	if (s->gpr[4] != KERNEL + frame)
 		return false;
@@ -286,7 +287,7 @@ bool diff_guest_run(struct diff_guest *g, enum insn_mode mode, const struct diff
 	out->gs_base = after.seg[ENGINE_GS].base;
 	memcpy(out->xsave, after.xsave, sizeof(out->xsave));
 	memcpy(memory->rw, g->ram + SCRATCH, DIFF_RW_SIZE);
-	if (memcmp(memory->ro, g->ram + SCRATCH + DIFF_RW_SIZE, DIFF_RO_SIZE)) {
+	if (memcmp(memory->ro, g->ram + SCRATCH + DIFF_RW_SIZE, DIFF_RO_SIZE) != 0) {
 		*why = "wrote to a read-only page";
 		return false;
 	}

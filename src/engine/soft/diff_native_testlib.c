@@ -212,7 +212,7 @@ void diff_native_run(struct diff_native *n, enum insn_mode mode, const struct di
 	stack_t stack = { .ss_sp = n->stack, .ss_size = ALT_STACK }, old;
 	sigaltstack(&stack, &old);
 	memcpy(n->scratch, memory->rw, DIFF_RW_SIZE);
-	if (memcmp(n->ro, memory->ro, DIFF_RO_SIZE)) {
+	if (memcmp(n->ro, memory->ro, DIFF_RO_SIZE) != 0) {
 		mprotect(n->ro, DIFF_RO_SIZE, PROT_READ | PROT_WRITE);
 		memcpy(n->ro, memory->ro, DIFF_RO_SIZE);
 		mprotect(n->ro, DIFF_RO_SIZE, PROT_READ);

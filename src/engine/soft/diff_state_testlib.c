@@ -430,7 +430,7 @@ static void make_for(struct making *m, const struct insn *insn)
 	else if (insn->mem || insn->op == OP_XLAT)
 		make_operand(m, insn);
 	if (diff_is_divide(insn) && can_set(m, 2) && !one_in(m->r, 4))
-		set(m, 2, one_in(m->r, 2) ? below(m->r, 100) : (uint64_t)((int64_t)m->state->gpr[0] >> 63));
+		set(m, 2, one_in(m->r, 2) ? below(m->r, 100) : -(m->state->gpr[0] >> 63));
 	make_contents(m, insn);
 }
 

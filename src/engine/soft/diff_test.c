@@ -433,7 +433,7 @@ static int setup(void **state)
 	assert_true(d->targets <= MAX_TARGETS);
 	const char *only = getenv("DIFF_ROW");
 	for (size_t i = 0; only && i < d->targets;) {
-		if (strcmp(d->target[i].row->name, only))
+		if (strcmp(d->target[i].row->name, only) != 0)
 			d->target[i] = d->target[--d->targets];
 		else
 			i++;
