@@ -79,7 +79,7 @@ static const struct row rows[] = {
 	{ 0x268, 8, ANY, MTRR_FIXED, FIXED_WB, ALL },             /* MTRRfix4K_C0000 ... F8000 */
 	{ 0x2ff, 1, ANY, MTRR_TYPE, 0xc00 | WB, 0xcff },          /* MTRRdefType: enabled, fixed ranges too */
 	{ 0x400, 4 * MCE_BANKS, ANY, ALL_OR_NONE, 0, ALL },       /* MCi_CTL, _STATUS, _ADDR, _MISC */
-	{ 0xc0010000, 8, AMD, DROP, 0, ALL },                     /* PERF_CTL and PERF_CTR 0-3: every AMD CPU has them */
+	{ 0xc0010000, 8, AMD, DROP, 0, ALL },                     /* PERF_CTL and PERF_CTR 0 to 3 */
 	{ 0xc0010010, 1, AMD, STORE, 0, 0x7c0000 },               /* SYSCFG: the MTRRs' extensions */
 	{ 0xc0010015, 1, AMD, STORE, 1u << 24, 0x49040158 },      /* HWCR: the TSC counts at P0's frequency */
 	{ 0xc0010016, 4, AMD, STORE, 0, ALL },                    /* IORRs */
