@@ -54,7 +54,7 @@ def problems_of(path, text):
     room = room_of(path)
     if not room:
         return [f"src/{path}: its folder is no room; add it to ALLOWED in {pathlib.Path(__file__).name}"]
-    is_test = pathlib.PurePath(path).stem.endswith(("_test", "_fuzz"))
+    is_test = pathlib.PurePath(path).stem.endswith(("_test", "_fuzz", "_testlib"))
     exceptions = EXCEPTIONS.get(room, set()) | (TEST_EXCEPTIONS.get(room, set()) if is_test else set())
     found = []
     for match in INCLUDE.finditer(text):

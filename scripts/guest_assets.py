@@ -174,6 +174,43 @@ def kernel_package(name="cloud"):
     return (kernel(name).parent / "package").read_text().strip()
 
 
+def module_files(name="cloud"):
+    """The folder with all modules of one of KERNELS, each under its file name."""
+    def make(folder):
+        apt = apt_for(*KERNELS[name])
+        package = kernel_package(name).split("_")[0]
+        with tempfile.TemporaryDirectory(dir=CACHE) as tmp:
+            if unpack(apt, package, tmp) != kernel_package(name):
+                raise AssetError(f"{package} has a newer version than the kernel in {CACHE}: remove that folder")
+            for path in pathlib.Path(tmp).glob("lib/modules/**/*.ko"):
+                shutil.move(path, folder / path.name.replace("-", "_"))
+
+    return kept(f"modules-{name}", make)
+
+
+def modules(*wanted, name="cloud"):
+    """A kernel's modules of these names and all that they stand on, for initramfs's `files`: guests/init loads them in
+    the order of lib/modules/order before its script runs."""
+    folder, order = module_files(name), []
+
+    def take(module):
+        path = folder / f"{module.replace('-', '_')}.ko"
+        if path.stem in order:
+            return
+        if not path.exists():
+            raise AssetError(f"the kernel {name} has no module {module}")
+        for needed in re.search(rb"\0depends=([^\0]*)", path.read_bytes())[1].decode().split(","):
+            if needed:
+                take(needed)
+        order.append(path.stem)
+
+    for module in wanted:
+        take(module)
+    files = {f"lib/modules/{m}.ko": folder / f"{m}.ko" for m in order}
+    files["lib/modules/order"] = "".join(f"{m}\n" for m in order).encode()
+    return files
+
+
 def busybox():
     """A static busybox."""
     def make(folder):

@@ -75,6 +75,12 @@ def initramfs():
 
 
 @pytest.fixture(scope="session")
+def modules():
+    """modules(name...): a kernel's modules as files for initramfs, loaded before the script runs."""
+    return lambda *names, kernel="cloud": asset(lambda: guest_assets.modules(*names, name=kernel))
+
+
+@pytest.fixture(scope="session")
 def suite():
     """suite(bits): the path of the program suite."""
     def path(bits):

@@ -37,6 +37,11 @@ static int add_device(void *options, const char *kind, const char *value, struct
 	return vm_config_add_device(&o->config, kind, value, err);
 }
 
+static int add_balloon(void *options, const char *value, struct error *err)
+{
+	return add_device(options, "balloon", value, err);
+}
+
 /* ---- signals ---- */
 
 /* A thread that waits for the signals which end a machine. They are blocked everywhere else. */
@@ -224,6 +229,13 @@ static const struct cli_option options[] = {
 	  .kind = CLI_FLAG,
 	  .offset = offsetof(struct options, rng),
 	  .help = "Adds a source of entropy: a virtio device that gives the guest the host's random numbers." },
+	{ .name = "balloon",
+	  .kind = CLI_CALL,
+	  .value = "SIZE[,KEY=VALUE]...",
+	  .call = add_balloon,
+	  .help = "Adds a balloon, a virtio device by which the guest gives memory back to the host: SIZE at once (0 for "
+		  "none), and by itself what it has no use for (unless reporting=off). With deflate-on-oom=off it keeps "
+		  "what it took even when the guest runs out; stats=N asks for statistics each N seconds." },
 	{ .name = "engine",
 	  .kind = CLI_STRING,
 	  .offset = CONFIG(engine),

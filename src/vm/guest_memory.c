@@ -59,18 +59,23 @@ void guest_memory_written(const struct guest_memory *memory, uint64_t gpa, uint6
 		memory->written(memory->ctx, gpa, size);
 }
 
-void guest_memory_written_at(const struct guest_memory *memory, const void *hva, uint64_t size)
+uint64_t guest_memory_gpa(const struct guest_memory *memory, const void *hva)
 {
 	const uint8_t *at = hva;
 
 	for (unsigned i = 0; i < memory->regions; i++) {
 		const struct guest_region *r = &memory->region[i];
-		if (at >= r->hva && at < r->hva + r->size) {
-			guest_memory_written(memory, r->gpa + (uint64_t)(at - r->hva), size);
-			return;
-		}
+		if (at >= r->hva && at < r->hva + r->size)
+			return r->gpa + (uint64_t)(at - r->hva);
 	}
-	assert(!size);
+	assert(!"a pointer into guest memory");
+	return 0;
+}
+
+void guest_memory_written_at(const struct guest_memory *memory, const void *hva, uint64_t size)
+{
+	if (size)
+		guest_memory_written(memory, guest_memory_gpa(memory, hva), size);
 }
 
 bool guest_memory_discard(const struct guest_memory *memory, uint64_t gpa, uint64_t size)

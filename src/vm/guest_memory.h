@@ -36,6 +36,9 @@ void guest_memory_add(struct guest_memory *memory, uint64_t gpa, uint64_t size, 
 /* The host address of [gpa, gpa + size), or NULL unless all of it is memory. A size of 0 gives NULL. */
 void *guest_memory_at(const struct guest_memory *memory, uint64_t gpa, uint64_t size);
 
+/* The guest-physical address of a host address that guest_memory_at gave, or that lies behind one. */
+uint64_t guest_memory_gpa(const struct guest_memory *memory, const void *hva);
+
 /* Copy, and return false, having done nothing, unless all of [gpa, gpa + size) is memory. write notifies. */
 bool guest_memory_read(const struct guest_memory *memory, uint64_t gpa, void *to, size_t size);
 bool guest_memory_write(const struct guest_memory *memory, uint64_t gpa, const void *from, size_t size);
