@@ -20,8 +20,8 @@ struct state_writer;
 struct state_reader;
 
 struct device_ops {
-	const char *name;     /* the part number, and the section's name in saved state */
-	unsigned version;     /* of the saved state */
+	const char *name; /* the part number, and the section's name in saved state */
+	unsigned version; /* of the saved state */
 	void (*reset)(struct device *dev);
 	void (*save)(struct device *dev, struct state_writer *w);
 	int (*load)(struct device *dev, struct state_reader *r, struct error *err);

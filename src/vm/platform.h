@@ -53,7 +53,7 @@
 #define PLATFORM_PORT61 0x61
 #define PLATFORM_I8042_DATA 0x60
 #define PLATFORM_I8042_COMMAND 0x64
-#define PLATFORM_RTC_PORT 0x70 /* two bytes */
+#define PLATFORM_RTC_PORT 0x70    /* two bytes */
 #define PLATFORM_RTC_CENTURY 0x32 /* the CMOS byte with the century in BCD */
 #define PLATFORM_POST_PORT 0x80
 #define PLATFORM_PORT92 0x92
@@ -72,7 +72,7 @@
 #define PLATFORM_PM_TIMER_PORT 0x608 /* 32 bits at 3.579545 MHz */
 #define PLATFORM_GPE0_PORT 0x60C     /* status 2 bytes, enable 2 bytes */
 #define PLATFORM_PM_TIMER_HZ 3579545
-#define PLATFORM_SLP_TYP_S5 5 /* \_S5's value; SLP_TYP in PM1 control bits 10-12, SLP_EN bit 13 */
+#define PLATFORM_SLP_TYP_S5 5           /* \_S5's value; SLP_TYP in PM1 control bits 10-12, SLP_EN bit 13 */
 #define PLATFORM_PCI_ADDRESS_PORT 0xCF8 /* four bytes, then the data's four; the reset port is within */
 #define PLATFORM_PCI_IO_BASE 0x1000
 #define PLATFORM_PCI_IO_SIZE 0xF000

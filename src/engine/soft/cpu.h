@@ -96,24 +96,24 @@ static inline unsigned soft_jc_page_bit(uint64_t rip)
 
 /* The mode: everything that the meaning of the same bytes at the same address depends on; part of a block's key. */
 enum {
-	SOFT_MODE_CPL = 3,           /* bits 0-1 */
-	SOFT_MODE_CODE16 = 0 << 2,   /* bits 2-3: enum insn_mode */
+	SOFT_MODE_CPL = 3,         /* bits 0-1 */
+	SOFT_MODE_CODE16 = 0 << 2, /* bits 2-3: enum insn_mode */
 	SOFT_MODE_CODE32 = 1 << 2,
 	SOFT_MODE_CODE64 = 2 << 2,
 	SOFT_MODE_CODE = 3 << 2,
-	SOFT_MODE_STACK32 = 1 << 4,  /* SS.B; ignored in 64-bit code */
-	SOFT_MODE_FLAT = 1 << 5,     /* CS, DS, ES, SS: base 0, limit 4 GiB, usable, writable data; always in 64-bit code */
+	SOFT_MODE_STACK32 = 1 << 4, /* SS.B; ignored in 64-bit code */
+	SOFT_MODE_FLAT = 1 << 5, /* CS, DS, ES, SS: base 0, limit 4 GiB, usable, writable data; always in 64-bit code */
 	SOFT_MODE_PE = 1 << 6,
-	SOFT_MODE_VM = 1 << 7,       /* v8086 */
+	SOFT_MODE_VM = 1 << 7, /* v8086 */
 	SOFT_MODE_LMA = 1 << 8,
-	SOFT_MODE_DF = 1 << 9,       /* RFLAGS.DF */
-	SOFT_MODE_AC = 1 << 10,      /* CPL < 3 and user pages may be touched: RFLAGS.AC, or CR4.SMAP clear */
-	SOFT_MODE_STEP = 1 << 11,    /* one instruction a block, for RFLAGS.TF and breakpoints */
-	SOFT_MODE_TS = 1 << 12,      /* CR0.TS */
-	SOFT_MODE_EM = 1 << 13,      /* CR0.EM */
-	SOFT_MODE_MP = 1 << 14,      /* CR0.MP */
-	SOFT_MODE_FXSR = 1 << 15,    /* CR4.OSFXSR */
-	SOFT_MODE_AVX = 1 << 16,     /* CR4.OSXSAVE and XCR0[2:1] */
+	SOFT_MODE_DF = 1 << 9,    /* RFLAGS.DF */
+	SOFT_MODE_AC = 1 << 10,   /* CPL < 3 and user pages may be touched: RFLAGS.AC, or CR4.SMAP clear */
+	SOFT_MODE_STEP = 1 << 11, /* one instruction a block, for RFLAGS.TF and breakpoints */
+	SOFT_MODE_TS = 1 << 12,   /* CR0.TS */
+	SOFT_MODE_EM = 1 << 13,   /* CR0.EM */
+	SOFT_MODE_MP = 1 << 14,   /* CR0.MP */
+	SOFT_MODE_FXSR = 1 << 15, /* CR4.OSFXSR */
+	SOFT_MODE_AVX = 1 << 16,  /* CR4.OSXSAVE and XCR0[2:1] */
 	SOFT_MODE_AVX512 = 1 << 17,
 	SOFT_MODE_IOPL = 1 << 18,    /* CPL <= IOPL: CLI and STI act (not v8086) */
 	SOFT_MODE_SINGLE = 1 << 22,  /* in a block's key only: translated without groups (trans_group.c) */
@@ -126,6 +126,7 @@ static inline enum insn_mode soft_mode_code(uint32_t mode)
 	return (enum insn_mode)((mode & SOFT_MODE_CODE) >> 2);
 }
 
+/* clang-format off */
 /* Exceptions, SDM Vol. 3, table 6-1. */
 enum {
 	EXC_DE = 0, EXC_DB = 1, EXC_NMI = 2, EXC_BP = 3, EXC_OF = 4, EXC_BR = 5, EXC_UD = 6, EXC_NM = 7, EXC_DF = 8,
@@ -147,6 +148,7 @@ enum {
 	CR4_UMIP = 1u << 11, CR4_LA57 = 1u << 12, CR4_FSGSBASE = 1u << 16, CR4_PCIDE = 1u << 17,
 	CR4_OSXSAVE = 1u << 18, CR4_SMEP = 1u << 20, CR4_SMAP = 1u << 21, CR4_PKE = 1u << 22,
 };
+/* clang-format on */
 #define CR0_PG (1u << 31)
 enum { EFER_SCE = 1 << 0, EFER_LME = 1 << 8, EFER_LMA = 1 << 10, EFER_NXE = 1 << 11 };
 
@@ -166,40 +168,40 @@ enum soft_bounce_kind { SOFT_BOUNCE_NONE, SOFT_BOUNCE_MMIO, SOFT_BOUNCE_SPLIT, S
 
 /* What generated code calls (thunk.c). */
 enum {
-	SOFT_THUNK_MEM,        /* T0 = linear ^ tag, T1 = how, scratch[7] = TLB offset: soft_mem_miss; T0 = host address */
-	SOFT_THUNK_COMMIT,     /* soft_mem_commit; leaves for the dispatcher at cpu->rip when code changed */
+	SOFT_THUNK_MEM,    /* T0 = linear ^ tag, T1 = how, scratch[7] = TLB offset: soft_mem_miss; T0 = host address */
+	SOFT_THUNK_COMMIT, /* soft_mem_commit; leaves for the dispatcher at cpu->rip when code changed */
 	SOFT_THUNK_COMMIT_MEM, /* ... where the flags are in memory already */
 	SOFT_THUNK_HELPER,     /* T0 = ea, T1 = insn: a plain helper */
 	SOFT_THUNK_HELPER_END, /* ... one that ends the block; does not return */
 	SOFT_THUNK_LINK,       /* an unlinked exit; the struct soft_link * stands after the call */
 	SOFT_THUNK_LINK_MEM,   /* ... where the flags are in memory */
-	SOFT_THUNK_GROUP,      /* as MEM, for a group: soft_group_miss; to the dispatcher when it has to be taken apart */
-	SOFT_THUNK_LINEAR,     /* T0 = offset, T1 = how | segment << 24: soft_linear; T0 = linear */
+	SOFT_THUNK_GROUP,  /* as MEM, for a group: soft_group_miss; to the dispatcher when it has to be taken apart */
+	SOFT_THUNK_LINEAR, /* T0 = offset, T1 = how | segment << 24: soft_linear; T0 = linear */
 	SOFT_THUNKS,
 };
 
 struct soft_cpu {
 	/* Reached by generated code; order matters only for short displacements in C. */
 	uint64_t gpr[16];
-	uint64_t rip;          /* linear-less: the instruction pointer, not CS base + IP */
-	uint32_t flags;        /* saved arithmetic flags: AL = OF (0 or 1), AH = SF:ZF:0:AF:0:PF:1:CF, as SETO AL; LAHF */
-	uint32_t mode;         /* SOFT_MODE_* of what is running; soft_update_mode computes it */
+	uint64_t rip;   /* linear-less: the instruction pointer, not CS base + IP */
+	uint32_t flags; /* saved arithmetic flags: AL = OF (0 or 1), AH = SF:ZF:0:AF:0:PF:1:CF, as SETO AL; LAHF */
+	uint32_t mode;  /* SOFT_MODE_* of what is running; soft_update_mode computes it */
 	_Atomic uint32_t kick; /* SOFT_KICK_*; polled by generated code */
 	uint32_t sysflags;     /* RFLAGS without the arithmetic flags (so bit 1, IF, DF, IOPL, AC, ID ...) */
 	struct engine_segment seg[ENGINE_SEGMENTS];
-	uint64_t scratch[8];   /* generated code's own spills */
-	const void *host_rsp;  /* the dispatcher's stack frame */
+	uint64_t scratch[8];         /* generated code's own spills */
+	const void *host_rsp;        /* the dispatcher's stack frame */
 	struct soft_link *exit_link; /* the link to patch when an unlinked exit was taken, else NULL */
 	struct soft_cpu *self;
-	void (*exit_regs)(void); /* where generated code leaves to with rip set (run.h) */
+	void (*exit_regs)(void);          /* where generated code leaves to with rip set (run.h) */
 	void (*thunk[SOFT_THUNKS])(void); /* SOFT_THUNK_*: what generated code calls (run.S) */
-	uint32_t irq_pending;  /* an interrupt may be waiting for IF */
-	uint32_t pause_left;   /* PAUSEs until the host's CPU is offered to another thread */
-	uint32_t single;       /* go on in a block without groups, once */
-	uint32_t recheck;      /* a block that crosses pages found its second one out of the instruction TLB */
-	uint32_t shadow;       /* not 0: interrupts are held off until one instruction has run (1 STI, 3 MOV SS) */
+	uint32_t irq_pending;             /* an interrupt may be waiting for IF */
+	uint32_t pause_left;              /* PAUSEs until the host's CPU is offered to another thread */
+	uint32_t single;                  /* go on in a block without groups, once */
+	uint32_t recheck; /* a block that crosses pages found its second one out of the instruction TLB */
+	uint32_t shadow;  /* not 0: interrupts are held off until one instruction has run (1 STI, 3 MOV SS) */
 	uint64_t xcr0;
-	uint64_t tsc_offset;   /* guest TSC = host TSC + offset: IA32_TSC_ADJUST */
+	uint64_t tsc_offset; /* guest TSC = host TSC + offset: IA32_TSC_ADJUST */
 	struct soft_tlb_entry tlb[SOFT_MMU_COUNT][SOFT_TLB_SIZE];
 	uint64_t itlb_of[2][SOFT_ITLB_SIZE];
 	struct soft_jc_entry jc[SOFT_JC_SIZE];
@@ -218,9 +220,9 @@ struct soft_cpu {
 	uint64_t efer, star, lstar, cstar, sfmask, kernel_gs_base;
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
 	uint64_t pat, tsc_aux;
-	uint64_t pdpte[4];     /* PAE paging's, loaded by MOV CR3 */
+	uint64_t pdpte[4];                 /* PAE paging's, loaded by MOV CR3 */
 	bool nmi_masked, nmi_held, halted; /* held: an NMI that came while masked */
-	bool checks_alignment; /* CPL 3, RFLAGS.AC and CR0.AM (soft_update_mode's own) */
+	bool checks_alignment;             /* CPL 3, RFLAGS.AC and CR0.AM (soft_update_mode's own) */
 	/* tlb.c's own: which TLB entries may be in use, by SOFT_TLB_GLOBAL, so that a flush need not visit all, and
 	 * filters of the 4 MiB and 1 GiB areas that entries were made in from large and huge pages. */
 	uint64_t tlb_used[SOFT_MMU_COUNT][2][SOFT_TLB_SIZE / 64];
@@ -233,12 +235,12 @@ struct soft_cpu {
 	uint16_t jc_local[SOFT_JC_LOCAL];
 	unsigned jc_locals;
 	struct {
-		bool pending;  /* an exception to deliver before the next instruction */
+		bool pending; /* an exception to deliver before the next instruction */
 		bool has_error;
 		uint8_t vector;
 		uint32_t error;
 		uint64_t cr2;
-		uint64_t dr6;  /* for EXC_DB: bits to set in DR6 */
+		uint64_t dr6; /* for EXC_DB: bits to set in DR6 */
 	} exc;
 	struct {
 		bool active;   /* an event is being delivered: a fault met now combines with it (fault.c) */
@@ -248,30 +250,29 @@ struct soft_cpu {
 	} delivery;
 	struct {
 		enum soft_bounce_kind kind;
-		bool write, locked; /* locked: vm->split_lock is held */
+		bool write, locked;   /* locked: vm->split_lock is held */
 		unsigned size, size1; /* bytes in all, and in the first page */
 		uint64_t gva;
 		uint64_t gpa[2];
-		uint8_t *host[2];     /* or NULL */
+		uint8_t *host[2]; /* or NULL */
 	} bounce;
 	struct engine_run *run; /* of the vcpu_run under way */
-	bool code_changed;     /* soft_store has changed translated code */
-	bool leave;            /* the dispatcher must leave vcpu_run; run->exit is set */
-	bool stepped;          /* the block just entered was of SOFT_MODE_STEP: soft_single_step when it is done */
-	bool step_trap;        /* ... and RFLAGS.TF was set at its start */
-	bool resume;           /* RFLAGS.RF: no instruction breakpoint on the next instruction */
+	bool code_changed;      /* soft_store has changed translated code */
+	bool leave;             /* the dispatcher must leave vcpu_run; run->exit is set */
+	bool stepped;           /* the block just entered was of SOFT_MODE_STEP: soft_single_step when it is done */
+	bool step_trap;         /* ... and RFLAGS.TF was set at its start */
+	bool resume;            /* RFLAGS.RF: no instruction breakpoint on the next instruction */
 	struct {
 		uint8_t data, io, code; /* the breakpoints that are enabled, a bit each (soft_watch_update) */
 		uint8_t hits;           /* those that the instruction has met */
 		bool again;             /* the instruction is to be run again, in a block of its own */
 	} watch;
 	_Alignas(64) uint8_t bounce_buf[SOFT_BOUNCE_SIZE + 128];
-	_Alignas(64) uint8_t xsave[ENGINE_XSAVE_SIZE];     /* guest vector state outside of vcpu_run and in heavy calls */
-	_Alignas(64) uint8_t host_fxsave[512];             /* the host's own control words */
+	_Alignas(64) uint8_t xsave[ENGINE_XSAVE_SIZE]; /* guest vector state outside of vcpu_run and in heavy calls */
+	_Alignas(64) uint8_t host_fxsave[512];         /* the host's own control words */
 };
 
 /* ---- run.S, run.c ---- */
-
 
 /* Leaves the current light helper (and whatever it was called from) for the dispatcher. */
 _Noreturn void soft_unwind(struct soft_cpu *cpu);
@@ -298,9 +299,13 @@ bool soft_load_pdptes(struct soft_cpu *cpu);
  * instruction's. Returns where to make the access; raises #PF, #GP, #SS, #AC. When it returns with cpu->bounce.kind
  * other than NONE and the access writes, soft_mem_commit must follow the access. */
 enum {
-	SOFT_HOW_SIZE = 0xffff, SOFT_HOW_READ = 1 << 16, SOFT_HOW_WRITE = 1 << 17, SOFT_HOW_LOCK = 1 << 18,
+	SOFT_HOW_SIZE = 0xffff,
+	SOFT_HOW_READ = 1 << 16,
+	SOFT_HOW_WRITE = 1 << 17,
+	SOFT_HOW_LOCK = 1 << 18,
 	SOFT_HOW_STACK = 1 << 19 /* faults are #SS instead of #GP */,
-	SOFT_HOW_MMU = 3 << 20 /* SOFT_MMU_* in bits 20-21 */, SOFT_HOW_MMU_SHIFT = 20,
+	SOFT_HOW_MMU = 3 << 20 /* SOFT_MMU_* in bits 20-21 */,
+	SOFT_HOW_MMU_SHIFT = 20,
 };
 uint8_t *soft_mem_slow(struct soft_cpu *cpu, uint64_t linear, uint32_t how);
 /* The same for a group of accesses that one check covers (trans_group.c): the host address if all of it can be reached

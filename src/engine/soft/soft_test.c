@@ -47,7 +47,7 @@ static int on_ack(void *ctx)
 	return -1;
 }
 
-static const struct engine_callbacks callbacks = {.pio = on_pio, .mmio = on_mmio, .interrupt_ack = on_ack};
+static const struct engine_callbacks callbacks = { .pio = on_pio, .mmio = on_mmio, .interrupt_ack = on_ack };
 
 static void put64(struct machine *m, uint64_t at, uint64_t v)
 {
@@ -57,10 +57,11 @@ static void put64(struct machine *m, uint64_t at, uint64_t v)
 static int setup(void **state)
 {
 	struct machine *m = calloc(1, sizeof(*m));
-	struct engine_config config = {.vcpus = 1};
+	struct engine_config config = { .vcpus = 1 };
 	struct error err;
 	m->ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (engine_soft.vm_create(&m->vm, &config, &err) < 0 || engine_soft.vm_map(m->vm, 0, m->ram, RAM, 0, &err) < 0 ||
+	if (engine_soft.vm_create(&m->vm, &config, &err) < 0 ||
+	    engine_soft.vm_map(m->vm, 0, m->ram, RAM, 0, &err) < 0 ||
 	    engine_soft.vcpu_create(&m->vcpu, m->vm, 0, &callbacks, m, &err) < 0) {
 		print_error("%s\n", err.text);
 		return -1;
@@ -78,8 +79,8 @@ static int setup(void **state)
 	s->xcr0 = 7;
 	s->efer = 0x500;
 	for (unsigned i = 0; i < 6; i++)
-		s->seg[i] = (struct engine_segment){.limit = 0xffffffff, .attr = 0xc093, .selector = 0x18};
-	s->seg[ENGINE_CS] = (struct engine_segment){.limit = 0xffffffff, .attr = 0xa09b, .selector = 0x10};
+		s->seg[i] = (struct engine_segment){ .limit = 0xffffffff, .attr = 0xc093, .selector = 0x18 };
+	s->seg[ENGINE_CS] = (struct engine_segment){ .limit = 0xffffffff, .attr = 0xa09b, .selector = 0x10 };
 	s->rip = CODE;
 	s->gpr[4] = STACK;
 	s->gpr[6] = DATA;
@@ -100,7 +101,7 @@ static int teardown(void **state)
 /* Runs code, followed by an exit. */
 static void run(struct machine *m, const void *code, size_t size)
 {
-	static const uint8_t out[] = {0xe6, 0xf4};
+	static const uint8_t out[] = { 0xe6, 0xf4 };
 	memcpy(m->ram + CODE, code, size);
 	memcpy(m->ram + CODE + size, out, sizeof(out));
 	engine_soft.vcpu_set_state(m->vcpu, &m->state);
@@ -111,18 +112,18 @@ static void run(struct machine *m, const void *code, size_t size)
 	engine_soft.vcpu_get_state(m->vcpu, &m->state);
 }
 
-#define RUN(m, ...) \
-	do { \
-		static const uint8_t code_[] = {__VA_ARGS__}; \
-		run(m, code_, sizeof(code_)); \
+#define RUN(m, ...)                                             \
+	do {                                                    \
+		static const uint8_t code_[] = { __VA_ARGS__ }; \
+		run(m, code_, sizeof(code_));                   \
 	} while (0)
 
 static void test_moves(void **state)
 {
 	struct machine *m = *state;
 	/* mov eax,5; mov r10,rax; lea r11,[r10+r10*4+3]; mov r15,r11; add r15,r10; mov rbx,r15 */
-	RUN(m, 0xb8, 5, 0, 0, 0, 0x49, 0x89, 0xc2, 0x4f, 0x8d, 0x5c, 0x92, 0x03, 0x4d, 0x89, 0xdf, 0x4d, 0x01, 0xd7, 0x4c, 0x89,
-	    0xfb);
+	RUN(m, 0xb8, 5, 0, 0, 0, 0x49, 0x89, 0xc2, 0x4f, 0x8d, 0x5c, 0x92, 0x03, 0x4d, 0x89, 0xdf, 0x4d, 0x01, 0xd7,
+	    0x4c, 0x89, 0xfb);
 	assert_int_equal(m->state.gpr[10], 5);
 	assert_int_equal(m->state.gpr[11], 28);
 	assert_int_equal(m->state.gpr[3], 33);
@@ -134,7 +135,8 @@ static void test_memory(void **state)
 	struct machine *m = *state;
 	put64(m, DATA, 0x1122334455667788);
 	/* mov rax,[rsi]; add [rsi+8],rax; mov r10,[rsi+8]; inc byte [rsi]; push r10; pop rbx; mov ah,[rsi+1] */
-	RUN(m, 0x48, 0x8b, 0x06, 0x48, 0x01, 0x46, 0x08, 0x4c, 0x8b, 0x56, 0x08, 0xfe, 0x06, 0x41, 0x52, 0x5b, 0x8a, 0x66, 0x01);
+	RUN(m, 0x48, 0x8b, 0x06, 0x48, 0x01, 0x46, 0x08, 0x4c, 0x8b, 0x56, 0x08, 0xfe, 0x06, 0x41, 0x52, 0x5b, 0x8a,
+	    0x66, 0x01);
 	assert_int_equal(m->state.gpr[0], 0x1122334455667788);
 	assert_int_equal(m->state.gpr[10], 0x1122334455667788);
 	assert_int_equal(m->state.gpr[3], 0x1122334455667788);
@@ -164,8 +166,8 @@ static void test_split_access(void **state)
 	struct machine *m = *state;
 	m->state.gpr[6] = DATA + 0xffc;
 	/* mov rax,0x1122334455667788; mov [rsi],rax; add qword [rsi],1; mov rbx,[rsi] */
-	RUN(m, 0x48, 0xb8, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0x48, 0x89, 0x06, 0x48, 0x83, 0x06, 0x01, 0x48, 0x8b,
-	    0x1e);
+	RUN(m, 0x48, 0xb8, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0x48, 0x89, 0x06, 0x48, 0x83, 0x06, 0x01,
+	    0x48, 0x8b, 0x1e);
 	assert_int_equal(m->state.gpr[3], 0x1122334455667789);
 }
 
@@ -192,11 +194,11 @@ static void test_own_code_changed(void **state)
 static void test_vectors(void **state)
 {
 	struct machine *m = *state;
-	static const double two[4] = {1.5, 2.5, 3.5, 4.5};
+	static const double two[4] = { 1.5, 2.5, 3.5, 4.5 };
 	memcpy(m->ram + DATA, two, sizeof(two));
 	/* vmovupd ymm1,[rsi]; vaddpd ymm2,ymm1,[rsi]; vmovupd [rsi+32],ymm2; movsd xmm0,[rsi]; cvttsd2si r10,xmm0 */
-	RUN(m, 0xc5, 0xfd, 0x10, 0x0e, 0xc5, 0xf5, 0x58, 0x16, 0xc5, 0xfd, 0x11, 0x56, 0x20, 0xf2, 0x0f, 0x10, 0x06, 0xf2, 0x4c,
-	    0x0f, 0x2c, 0xd0);
+	RUN(m, 0xc5, 0xfd, 0x10, 0x0e, 0xc5, 0xf5, 0x58, 0x16, 0xc5, 0xfd, 0x11, 0x56, 0x20, 0xf2, 0x0f, 0x10, 0x06,
+	    0xf2, 0x4c, 0x0f, 0x2c, 0xd0);
 	double sum[4];
 	memcpy(sum, m->ram + DATA + 32, sizeof(sum));
 	for (unsigned i = 0; i < 4; i++)
@@ -208,8 +210,8 @@ static void test_flags_survive(void **state)
 {
 	struct machine *m = *state;
 	/* mov al,0x80; add al,0x80 (CF OF ZF); mov [rsi],rbx; jmp 1f; nop; 1: mov rcx,[rsi]; seto dl; setc dh; setz bl */
-	RUN(m, 0xb0, 0x80, 0x04, 0x80, 0x48, 0x89, 0x1e, 0xeb, 0x01, 0x90, 0x48, 0x8b, 0x0e, 0x0f, 0x90, 0xc2, 0x0f, 0x92, 0xc6,
-	    0x0f, 0x94, 0xc3);
+	RUN(m, 0xb0, 0x80, 0x04, 0x80, 0x48, 0x89, 0x1e, 0xeb, 0x01, 0x90, 0x48, 0x8b, 0x0e, 0x0f, 0x90, 0xc2, 0x0f,
+	    0x92, 0xc6, 0x0f, 0x94, 0xc3);
 	assert_int_equal(m->state.gpr[2] & 0xffff, 0x0101);
 	assert_int_equal(m->state.gpr[3] & 0xff, 1);
 }
@@ -217,15 +219,15 @@ static void test_flags_survive(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test_setup_teardown(test_moves, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_loop_and_flags, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_call_and_return, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_split_access, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_device_memory, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_own_code_changed, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_vectors, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_flags_survive, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_moves, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_loop_and_flags, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_call_and_return, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_split_access, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_device_memory, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_own_code_changed, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_vectors, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_flags_survive, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

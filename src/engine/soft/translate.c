@@ -63,7 +63,8 @@ int trans_fault_of(const struct trans *t, const struct insn *in)
 	if ((in->op == OP_CLAC || in->op == OP_STAC) && (mode & SOFT_MODE_CPL))
 		return EXC_UD;
 	/* A code segment is never writable, SDM Vol. 3, 5.5; in 64-bit mode the prefix is ignored. ARPL need not write. */
-	if (in->mem && in->op != OP_ARPL && in->seg == ENGINE_CS && (in->mem_acc & ACC_W) && (mode & SOFT_MODE_PE) && !(mode & SOFT_MODE_VM))
+	if (in->mem && in->op != OP_ARPL && in->seg == ENGINE_CS && (in->mem_acc & ACC_W) && (mode & SOFT_MODE_PE) &&
+	    !(mode & SOFT_MODE_VM))
 		return EXC_GP;
 	return -1;
 }
