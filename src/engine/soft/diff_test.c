@@ -203,7 +203,7 @@ static unsigned dead_flags(const struct diff_case *c, int i)
 		live[k] = (live[k + 1] & ~insn->flags_written) | insn->flags_read;
 		if (is_shift_by_cl(insn))
 			live[k] = live[k + 1];
-		else if (insn->op == OP_JMP)
+		else if (insn->op == OP_JMP || insn->op == OP_CALL)
 			live[k] = live[target_of(c, k)];
 		else if (insn->op == OP_JCC || insn->op == OP_LOOP || insn->op == OP_JCXZ)
 			live[k] |= live[target_of(c, k)];
@@ -257,9 +257,11 @@ static void excuse(const struct diff_case *c, struct diff_state *n, struct diff_
 	}
 	if (n->vector != 14)
 		return;
-	/* Linux hides from programs what is mapped in its own half. */
+	/* Linux hides from programs what is mapped in its own half, and at the border to it. */
 	if (n->cr2 >> 63)
 		g->error |= 1;
+	if (n->cr2 >> 12 == 0x7fffffffffff >> 12)
+		g->error = n->error;
 	/* Images and masked stores are written in pieces: which byte of the page faults first is the CPU's own, as is the
 	 * first of a gather's elements. */
 	if (insn->mem_size > 32 || (insn->row->flags & ROW_FPU && insn->mem_size > 8) || insn->op == OP_XSAVE ||
