@@ -75,7 +75,7 @@ void trans_pushf(struct trans *t, unsigned i)
 	emit8(e, 0x9c), emit16(e, 0x5b41); /* pushfq; pop r11 */
 	if (t->flags == FLAGS_HOST) {
 		emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
-		trans_clobber(t, t->live[i + 1]);
+		trans_clobber(t, t->live[i]); /* it reads them again if the store faults */
 		emit_gs(e, EMIT_MOV_LOAD, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
 	}
 	emit_alu_imm(e, 4, 4, T1, FLAG_ARITH);
