@@ -332,7 +332,7 @@ static uint32_t aimed_by(const struct insn *insn)
 		mask |= 1u << 0;
 	if (diff_is_divide(insn)) /* so that the quotient fits */
 		mask |= 1u << 2;
-	if (insn->op == OP_LEAVE)
+	if (insn->op == OP_LEAVE || insn->op == OP_ENTER)
 		mask |= 1u << 5;
 	if (insn->op == OP_BT_MEM)
 		mask |= 1u << insn->reg;

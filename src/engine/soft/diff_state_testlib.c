@@ -391,6 +391,7 @@ static void make_contents(struct making *m, const struct insn *insn)
 		poke(m, stack_top(m), &v, 8);
 		break;
 	case OP_LEAVE:
+	case OP_ENTER: /* copies frame pointers from there */
 		if (can_set(m, 5))
 			set(m, 5, pick_address(r, 16, 8) - segment_base(m->c, ENGINE_SS, m->state));
 		break;
