@@ -223,15 +223,11 @@ static __attribute__((noinline)) struct sys *create_mode(unsigned kind)
 }
 
 /* Everything that a guest sees of its CPU, for comparison. */
-struct snapshot {
-	struct engine_segment seg[ENGINE_SEGMENTS];
-	uint64_t words[64];
-	unsigned count;
-};
+enum { SNAPSHOT = 24 + 32 + 3 * ENGINE_SEGMENTS };
 
-static void take(const struct soft_cpu *cpu, struct snapshot *s)
+static void take(const struct soft_cpu *cpu, uint64_t words[SNAPSHOT])
 {
-	const uint64_t words[] = {
+	const uint64_t system[] = {
 		cpu->rip,
 		soft_get_rflags(cpu),
 		cpu->mode,
@@ -259,13 +255,17 @@ static void take(const struct soft_cpu *cpu, struct snapshot *s)
 		cpu->halted,
 		cpu->shadow,
 	};
+	uint64_t *segs = words + 24 + 32;
 
-	memset(s, 0, sizeof(*s));
-	for (unsigned i = 0; i < ENGINE_SEGMENTS; i++)
-		soft_copy_seg(&s->seg[i], &cpu->seg[i]);
-	memcpy(s->words, cpu->gpr, sizeof(cpu->gpr));
-	memcpy(s->words + 16, cpu->dr, sizeof(cpu->dr));
-	memcpy(s->words + 24, words, sizeof(words));
+	memset(words, 0, SNAPSHOT * sizeof(*words));
+	memcpy(words, cpu->gpr, sizeof(cpu->gpr));
+	memcpy(words + 16, cpu->dr, sizeof(cpu->dr));
+	memcpy(words + 24, system, sizeof(system));
+	for (unsigned i = 0; i < ENGINE_SEGMENTS; i++) {
+		segs[3 * i] = cpu->seg[i].base;
+		segs[3 * i + 1] = (uint64_t)cpu->seg[i].attr << 32 | cpu->seg[i].limit;
+		segs[3 * i + 2] = cpu->seg[i].selector;
+	}
 }
 
 static void check_delivery(struct sys *m)
@@ -284,19 +284,19 @@ static void check_delivery(struct sys *m)
 static bool step(struct sys *m)
 {
 	const struct sample *sample = &samples[rnd() % (sizeof(samples) / sizeof(*samples))];
-	struct snapshot before, after;
+	uint64_t before[SNAPSHOT], after[SNAPSHOT];
 	struct insn insn;
 	bool done;
 
 	if (insn_decode(&insn, sample->bytes, sample->count, soft_mode_code(m->cpu->mode)) || insn.op == OP_UD ||
 	    insn.len != sample->count)
 		return false;
-	take(m->cpu, &before);
+	take(m->cpu, before);
 	m->cpu->exc.pending = false;
 	done = SYS_TRY(m, soft_helper[sys_slow_op(insn.op)](m->cpu, &insn, sys_ea(m, &insn)));
-	take(m->cpu, &after);
+	take(m->cpu, after);
 	/* After a task switch, which sets CR0.TS, a fault is the new task's. */
-	if (!done && m->cpu->exc.pending && !(m->cpu->cr0 & CR0_TS) && memcmp(&before, &after, sizeof(before))) {
+	if (!done && m->cpu->exc.pending && !(m->cpu->cr0 & CR0_TS) && memcmp(before, after, sizeof(before)) != 0) {
 		fprintf(stderr, "%02x %02x %02x: #%u(%x) changed something, seed %llx\n", sample->bytes[0],
 			sample->bytes[1], sample->bytes[2], m->cpu->exc.vector, m->cpu->exc.error,
 			(unsigned long long)seed);

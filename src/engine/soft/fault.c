@@ -34,11 +34,11 @@ void soft_stop(struct soft_cpu *cpu, enum engine_exit exit, const char *fmt, ...
 {
 	va_list ap;
 
-	soft_heavy_begin(cpu);
 	va_start(ap, fmt);
+	soft_heavy_begin(cpu);
 	vsnprintf(cpu->run->reason, sizeof(cpu->run->reason), fmt, ap);
-	va_end(ap);
 	soft_heavy_end(cpu);
+	va_end(ap);
 	cpu->run->exit = exit;
 	cpu->leave = true;
 	cpu->exc.pending = false;
