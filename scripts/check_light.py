@@ -30,7 +30,7 @@ ALLOWED = {
     # The same: tracing and translation; what comes before and after the guest runs; and signal handlers, whose end
     # gives the guest its registers back.
     "run": {"sched_yield", "fprintf", "snprintf", "insn_decode", "soft_disasm", "translate_block", "__errno_location", "error_errno",
-            "sigaction", "sigaltstack", "sigemptyset", "soft_signals_init:memcpy", "on_fault:memset"},
+            "raise", "sigaction", "sigaltstack", "sigemptyset", "soft_signals_init:memcpy", "on_fault:memset"},
 }
 VECTOR_ASSEMBLY = {"run", "vector"}
 # The linker's own.

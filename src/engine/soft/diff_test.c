@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -305,11 +306,19 @@ static bool loads_x87(const struct diff_case *c)
 	return false;
 }
 
+/* The native side runs in this process, where random addresses may meet what the test itself has mapped. */
+static bool met_the_process(const struct diff_state *n, const struct diff_state *g)
+{
+	unsigned char in_core;
+	void *page = (void *)(uintptr_t)(g->cr2 & ~0xfffull); /* NOLINT(performance-no-int-to-ptr) */
+	return g->vector == 14 && (n->vector != 14 || n->cr2 != g->cr2) && mincore(page, 1, &in_core) == 0;
+}
+
 static void compare(struct diff *d, const struct diff_case *c, struct report *r)
 {
 	struct diff_state *n = &d->by_native, *g = &d->by_guest;
 	bool wide = c->mode == INSN_MODE_64;
-	if (faults_by_chance(c, n))
+	if (faults_by_chance(c, n) || met_the_process(n, g))
 		return;
 	excuse(c, n, g);
 	compare64(r, "vector", n->vector, g->vector);

@@ -417,10 +417,11 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 	const struct soft_map *m = b ? cache_find_map(b, pc) : NULL;
 	int vector = vector_of(signal, g);
 	if (!m || vector < 0) {
-		/* Not ours: let it happen again, undisturbed. */
+		/* Not ours: let it happen again, undisturbed; what was sent does not by itself. */
 		struct sigaction dfl = { .sa_handler = SIG_DFL };
 		sigaction(signal, &dfl, NULL);
-		(void)info;
+		if (info->si_code <= 0)
+			raise(signal);
 		return;
 	}
 	take_registers(cpu, g);
