@@ -233,9 +233,10 @@ static const struct cli_option options[] = {
 	  .kind = CLI_CALL,
 	  .value = "SIZE[,KEY=VALUE]...",
 	  .call = add_balloon,
-	  .help = "Adds a balloon, a virtio device by which the guest gives memory back to the host: SIZE at once (0 for "
-		  "none), and by itself what it has no use for (unless reporting=off). With deflate-on-oom=off it keeps "
-		  "what it took even when the guest runs out; stats=N asks for statistics each N seconds." },
+	  .help =
+	      "Adds a balloon, a virtio device by which the guest gives memory back to the host: SIZE at once (0 for "
+	      "none), and by itself what it has no use for (unless reporting=off). With deflate-on-oom=off it keeps "
+	      "what it took even when the guest runs out; stats=N asks for statistics each N seconds." },
 	{ .name = "engine",
 	  .kind = CLI_STRING,
 	  .offset = CONFIG(engine),

@@ -187,8 +187,8 @@ void *cache_alloc(struct soft_cache *cache, size_t size)
 
 bool cache_room(struct soft_cache *cache, struct soft_room *room)
 {
-	if (cache->code_used + CODE_SLACK > (cache->vm->small_cache ? SMALL_CODE_SIZE : CODE_SIZE) || cache->meta_used + CODE_SLACK > META_SIZE ||
-	    cache->blocks >= MAX_BLOCKS)
+	if (cache->code_used + CODE_SLACK > (cache->vm->small_cache ? SMALL_CODE_SIZE : CODE_SIZE) ||
+	    cache->meta_used + CODE_SLACK > META_SIZE || cache->blocks >= MAX_BLOCKS)
 		return false;
 	cache->meta_used = (cache->meta_used + 63) & ~(size_t)63;
 	room->block = cache_alloc(cache, sizeof(*room->block));
