@@ -174,15 +174,18 @@ def test_32_bit_kernel(argv, kernel, initramfs, suite, name, cpus):
 @pytest.mark.parametrize("clock", ["", "no-kvmclock", pytest.param("no-kvmclock clocksource=acpi_pm", marks=pytest.mark.slow),
                                    pytest.param("no-kvmclock tsc=unstable", marks=pytest.mark.slow)])
 def test_clocks(argv, kernel, initramfs, clock):
-    """A second by the guest's clock is a second by ours, whichever it uses."""
+    """A second by the guest's clock is a second by ours, whichever it uses. Without the KVM clock, Linux measures the TSC
+    against the 8254, and a host that takes the CPU away just then spoils it, as on any machine: hence several tries."""
     script = r"""
         cat /sys/devices/system/clocksource/clocksource0/current_clocksource
         echo "@a"; sleep 2; echo "@b"; cut -d' ' -f1 /proc/uptime; sleep 2; cut -d' ' -f1 /proc/uptime"""
-    vm, said = boot(argv, kernel(), initramfs(script), append=clock)
-    spent = vm.seconds_to("@b") - vm.seconds_to("@a")
-    assert 1.9 < spent < 3.5, said
-    a, b = [float(x) for x in parts(vm.output)["b"][:2]]
-    assert 1.9 < b - a < 3.5, said
+    for last in [False] * (2 if clock else 0) + [True]:
+        vm, said = boot(argv, kernel(), initramfs(script), append=clock)
+        spent = vm.seconds_to("@b") - vm.seconds_to("@a")
+        a, b = [float(x) for x in parts(vm.output)["b"][:2]]
+        if 1.9 < spent < 3.5 and 1.9 < b - a < 3.5:
+            return
+        assert not last, f"{said}\n2 s of the guest took {spent:.2f} s"
 
 
 @pytest.mark.slow
