@@ -285,6 +285,13 @@ static void kill_vm(struct soft_cpu *cpu, const char *what)
 	soft_heavy_end(cpu);
 }
 
+/* RIP is not canonical: the branch that brought it there faults, and has done nothing. */
+static void blame_branch(struct soft_cpu *cpu)
+{
+	cpu->rip = cpu->branch.rip;
+	cpu->gpr[4] += (uint64_t)(int64_t)cpu->branch.undo;
+}
+
 /* The block for RIP, or NULL with an exception pending, `leave` set, or nothing (try again). */
 static struct soft_block *find_block(struct soft_cpu *cpu)
 {
@@ -293,6 +300,8 @@ static struct soft_block *find_block(struct soft_cpu *cpu)
 	if ((cpu->mode & SOFT_MODE_CODE) != SOFT_MODE_CODE64)
 		linear = (uint32_t)linear;
 	if (!soft_translate_exec(cpu, linear, &gpa)) {
+		if (cpu->exc.vector == EXC_GP && cpu->branch.to == cpu->rip)
+			blame_branch(cpu);
 		cpu->exc.pending = true;
 		return NULL;
 	}

@@ -180,15 +180,36 @@ void trans_jmp(struct trans *t, unsigned i)
 /* ---- Indirect ---- */
 
 /* Goes to T0. */
+/* Leaves with rip in T0. In 64-bit code it says where that comes from, and what the branch has done to RSP: should the
+ * address not be canonical, the fault is the branch's own (find_block). */
+static void leave_indirect(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	struct emit *e = &t->e;
+	int undo = 0;
+
+	emit_gs(e, EMIT_MOV_STORE, 8, T0, CPU_OFF(rip));
+	if (soft_mode_code(t->mode) == INSN_MODE_64) {
+		if (in->row->op == OP_CALL_IND)
+			undo = 8;
+		else if (in->row->op == OP_RET)
+			undo = -8 - (in->imm_size ? (uint16_t)in->imm : 0);
+		emit_gs(e, EMIT_MOV_STORE, 8, T0, CPU_OFF(branch.to));
+		emit_mov_imm(e, T1, trans_rip(t, i));
+		emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(branch.rip));
+		emit_gs_store_imm(e, 4, CPU_OFF(branch.undo), undo);
+	}
+	emit8(e, 0x65), emit16(e, 0x24ff), emit8(e, 0x25); /* jmp gs:[exit_regs] */
+	emit32(e, CPU_OFF(exit_regs));
+}
+
 static void indirect(struct trans *t, unsigned i)
 {
 	struct emit *e = &t->e;
 	trans_clobber(t, FLAG_ARITH);
 	t->done = true;
 	if (!linked(t)) {
-		emit_gs(e, EMIT_MOV_STORE, 8, T0, CPU_OFF(rip));
-		emit8(e, 0x65), emit16(e, 0x24ff), emit8(e, 0x25);
-		emit32(e, CPU_OFF(exit_regs));
+		leave_indirect(t, i);
 		return;
 	}
 	emit_gs_cmp8(e, CPU_OFF(kick), 0);
@@ -390,9 +411,7 @@ void trans_emit_exits(struct trans *t)
 		}
 		emit_patch(x.branch, e->p);
 		if (x.link == EXIT_T0) {
-			emit_gs(e, EMIT_MOV_STORE, 8, T0, CPU_OFF(rip));
-			emit8(e, 0x65), emit16(e, 0x24ff), emit8(e, 0x25);
-			emit32(e, CPU_OFF(exit_regs));
+			leave_indirect(t, x.from);
 		} else if (x.link == EXIT_RECHECK) {
 			emit_gs_store_imm(e, 4, CPU_OFF(recheck), 1);
 			leave(t, x.rip);
