@@ -201,8 +201,9 @@ struct soft_cpu {
 	uint32_t recheck; /* a block that crosses pages found its second one out of the instruction TLB */
 	uint32_t shadow;  /* not 0: interrupts are held off until one instruction has run (1 STI, 3 MOV SS) */
 	struct {
-		uint64_t to, rip; /* the indirect branch that left generated code last: its target, and where it stands */
-		int32_t undo;     /* to be added to RSP to undo it */
+		uint64_t to,
+		    rip;      /* the indirect branch that left generated code last: its target, and where it stands */
+		int32_t undo; /* to be added to RSP to undo it */
 	} branch;
 	uint64_t xcr0;
 	uint64_t tsc_offset; /* guest TSC = host TSC + offset: IA32_TSC_ADJUST */
