@@ -171,7 +171,7 @@ void soft_help_lar(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 	ok = soft_desc_try(cpu, soft_read_rm(cpu, insn, ea, 2), &d) &&
 	     visible(cpu, &d, soft_lma(cpu) ? TYPES_LAR_LONG : TYPES_LAR);
 	if (ok)
-		soft_set_reg(cpu, insn->reg, insn->opsize, d.lo >> 32 & 0xf0ff00);
+		soft_set_reg(cpu, insn->reg, insn->opsize, d.lo >> 32 & 0xffff00);
 	soft_set_zf(cpu, ok);
 }
 

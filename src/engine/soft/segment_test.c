@@ -177,7 +177,7 @@ static void test_rights(void **state)
 	struct sys *m = sys_create_protected();
 
 	(void)state;
-	lar(m, SEL_DATA, true, 0xc09300);
+	lar(m, SEL_DATA, true, 0xcf9300);
 	lar(m, 0, false, 0);
 	lar(m, 0xfff8, false, 0);
 	lar(m, SEL_TSS, true, 0x008900);
