@@ -81,14 +81,6 @@ const char *diff_excuse(const struct diff_target *t, enum insn_mode mode)
 	case OP_STR:
 	case OP_SMSW:
 		return "the host's kernel emulates or forbids it (UMIP): system_test";
-	case OP_LAR:
-	case OP_LSL:
-	case OP_VERR:
-	case OP_VERW:
-	case OP_MOV_TO_SEG:
-	case OP_POP_SEG:
-	case OP_LOAD_FAR:
-		return "the host's descriptor tables are not the guest's: segment_test";
 	case OP_JMPF_IMM:
 	case OP_JMPF_MEM:
 	case OP_CALLF_IMM:
@@ -316,6 +308,12 @@ static bool uses_stack(const struct insn *insn)
 	return insn->row->implicit_read >> 4 & 1;
 }
 
+static bool takes_selector(const struct insn *insn)
+{
+	return insn->op == OP_MOV_TO_SEG || insn->op == OP_LAR || insn->op == OP_LSL || insn->op == OP_VERR ||
+	       insn->op == OP_VERW;
+}
+
 /* Registers that diff_state sets so that its accesses go where they should; the stack pointer aside. */
 static uint32_t aimed_by(const struct insn *insn)
 {
@@ -336,6 +334,8 @@ static uint32_t aimed_by(const struct insn *insn)
 		mask |= 1u << 5;
 	if (insn->op == OP_BT_MEM)
 		mask |= 1u << insn->reg;
+	if (takes_selector(insn) && !insn->mem)
+		mask |= 1u << insn->rm;
 	if ((insn->op == OP_JMP_IND || insn->op == OP_CALL_IND) && !insn->mem)
 		mask |= 1u << insn->rm;
 	return mask;
@@ -347,6 +347,9 @@ static bool can_aim(const struct diff_case *c, const struct insn *insn)
 	if (aimed_by(insn) & (taken | (uses_stack(insn) ? 1u << 4 : 0)))
 		return false;
 	if (insn->op == OP_BT_MEM && (insn->reg == insn->base || insn->reg == insn->index))
+		return false;
+	/* With REX.W the helper reads 64-bit offsets, as CPUs of Intel do; AMD's ignore it. */
+	if (insn->op == OP_LOAD_FAR && insn->w)
 		return false;
 	if (insn->op == OP_XSAVE && (insn->base == 0 || insn->index == 0))
 		return false;
@@ -362,7 +365,7 @@ static void note_registers(struct diff_case *c, const struct insn *insn)
 	bool moves = insn->op == OP_PUSH || insn->op == OP_POP || insn->op == OP_PUSHF || insn->op == OP_PUSHA ||
 		     insn->op == OP_PUSH_SEG || insn->op == OP_CALL;
 	uint32_t changed = changed_by(insn);
-	bool names_sp = insn->row->reg_kind == REG_GPR && insn->reg == 4 && insn->op == OP_POP;
+	bool names_sp = insn->op == OP_POP && !insn->mem && (insn->has_modrm ? insn->rm : insn->reg) == 4;
 	if (changed >> 4 & 1 && (!moves || names_sp))
 		c->stack_wild = true;
 	c->changed |= changed;
@@ -409,6 +412,14 @@ bool diff_gen_case(struct diff_random *r, struct diff_case *c, const struct diff
 /* What leaves in memory what is not compared stands alone. */
 static bool stands_alone(const struct insn_row *row)
 {
+	switch (row->op) {
+	case OP_MOV_TO_SEG: /* what follows would go who knows where */
+	case OP_POP_SEG:
+	case OP_LOAD_FAR:
+		return true;
+	default:
+		break;
+	}
 	return row->op == OP_XSAVE || row->op == OP_FPU_SAVE || row->mem_size == 512;
 }
 

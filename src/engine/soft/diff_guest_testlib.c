@@ -30,6 +30,7 @@ enum {
 	IDT = 0x12000,
 	HANDLERS = 0x13000,
 	STACK_TOP = 0x18000,
+	LDT = 0x19000,
 	SCRATCH = 0x100000,
 	CODE = 0x200000,
 };
@@ -143,6 +144,14 @@ static void make_paging(struct diff_guest *g)
 		put64(g, PT_CODE + i * 8, (CODE + i * 4096) | page | PTE_W);
 }
 
+/* As modify_ldt makes them. */
+enum { ATTR_CODE16 = 0xfb, ATTR_DATA16 = 0xf3 };
+
+static uint64_t descriptor16(uint64_t base, uint64_t attr)
+{
+	return 0xffff | (base & 0xffffff) << 16 | (attr & 0xff) << 40 | attr >> 12 << 52 | base >> 24 << 56;
+}
+
 static void make_descriptors(struct diff_guest *g)
 {
 	put64(g, GDT + 0x10, 0x00af9b000000ffff); /* kernel code */
@@ -150,6 +159,10 @@ static void make_descriptors(struct diff_guest *g)
 	put64(g, GDT + 0x20, 0x00cffb000000ffff); /* user 32-bit code */
 	put64(g, GDT + 0x28, 0x00cff3000000ffff);
 	put64(g, GDT + 0x30, 0x00affb000000ffff); /* user 64-bit code */
+	/* What modify_ldt makes of the native half's requests. */
+	for (unsigned i = 0; i < DIFF_CODE_SIZE >> 16; i++)
+		put64(g, LDT + i * 8, descriptor16(DIFF_CODE + (i << 16), ATTR_CODE16));
+	put64(g, LDT + (DIFF_DATA16_SELECTOR & ~7), descriptor16(DIFF_SEG16, ATTR_DATA16));
 	put64(g, TSS + 4, KERNEL + STACK_TOP);
 	g->ram[TSS + 0x66] = 0x68;
 	for (unsigned v = 0; v < 256; v++) {
@@ -179,7 +192,9 @@ static void make_state(struct diff_guest *g)
 	s->seg[ENGINE_FS] =
 	    (struct engine_segment){ .limit = 0xffffffff, .attr = 0xc0f3 }; /* as in a process of the host */
 	s->seg[ENGINE_GS] = s->seg[ENGINE_FS];
-	s->seg[ENGINE_LDTR] = (struct engine_segment){ .attr = 1 << 16 };
+	s->seg[ENGINE_LDTR] = (struct engine_segment){
+		.base = KERNEL + LDT, .limit = (DIFF_DATA16_SELECTOR & ~7) + 7, .attr = 0x82, .selector = 0x48
+	};
 	s->seg[ENGINE_TR] =
 	    (struct engine_segment){ .base = KERNEL + TSS, .limit = 0x67, .attr = 0x8b, .selector = 0x38 };
 }
@@ -237,6 +252,8 @@ static bool take_exception(const struct diff_guest *g, const struct engine_cpu_s
 	out->error = has_error ? get64(g, frame) : 0;
 	frame += has_error ? 8 : 0;
 	out->rip = get64(g, frame);
+	out->selector[ENGINE_CS] = get64(g, frame + 8);
+	out->selector[ENGINE_SS] = get64(g, frame + 32);
 	out->rflags = get64(g, frame + 16);
 	out->gpr[4] = get64(g, frame + 24);
 	out->cr2 = out->vector == 14 ? s->cr2 : 0;
@@ -251,10 +268,11 @@ static void set_segments(struct engine_cpu_state *s, enum insn_mode mode, uint64
 		code = (struct engine_segment){ .limit = 0xffffffff, .attr = 0xc0fb, .selector = 0x23 };
 	if (mode == INSN_MODE_16) {
 		uint16_t selector = DIFF_CODE16_SELECTOR + ((code_base - DIFF_CODE) >> 16 << 3);
-		code =
-		    (struct engine_segment){ .base = code_base, .limit = 0xffff, .attr = 0xfb, .selector = selector };
+		code = (struct engine_segment){
+			.base = code_base, .limit = 0xffff, .attr = ATTR_CODE16, .selector = selector
+		};
 		data = (struct engine_segment){
-			.base = DIFF_SEG16, .limit = 0xffff, .attr = 0xf3, .selector = DIFF_DATA16_SELECTOR
+			.base = DIFF_SEG16, .limit = 0xffff, .attr = ATTR_DATA16, .selector = DIFF_DATA16_SELECTOR
 		};
 	}
 	s->seg[ENGINE_CS] = code;
@@ -283,6 +301,8 @@ bool diff_guest_run(struct diff_guest *g, enum insn_mode mode, const struct diff
 	struct engine_cpu_state after;
 	engine_soft.vcpu_get_state(g->vcpu, &after);
 	memcpy(out->gpr, after.gpr, sizeof(out->gpr));
+	for (unsigned i = ENGINE_ES; i <= ENGINE_GS; i++)
+		out->selector[i] = after.seg[i].selector; /* those of CS and SS are on the stack */
 	out->fs_base = after.seg[ENGINE_FS].base;
 	out->gs_base = after.seg[ENGINE_GS].base;
 	memcpy(out->xsave, after.xsave, sizeof(out->xsave));

@@ -20,6 +20,8 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "engine/engine.h"
+
 /* At CONTEXT; the assembler knows the offsets. */
 #define CONTEXT 0x30000000
 struct context {
@@ -35,7 +37,7 @@ struct context {
 };
 #define CTX ((struct context *)CONTEXT)
 _Static_assert(offsetof(struct diff_state, rip) == 0x80, "known to the assembler");
-_Static_assert(offsetof(struct diff_state, xsave) == 0xc0, "known to the assembler");
+_Static_assert(offsetof(struct diff_state, xsave) == 0x100, "known to the assembler");
 _Static_assert(offsetof(struct context, host_rsp) == 0x1000, "known to the assembler");
 _Static_assert(offsetof(struct context, far_target) == 0x1010, "known to the assembler");
 
@@ -55,7 +57,7 @@ extern const char diff_native_exit[];
 #define LOAD_ALL(segments)                                                                          \
 	"	push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"                       \
 	"	mov %rsp, 0x30001000\n"                                                                   \
-	"	xor %edx, %edx; mov $7, %eax; xrstor64 0x300000c0\n"                                      \
+	"	xor %edx, %edx; mov $7, %eax; xrstor64 0x30000100\n"                                      \
 	"	mov 0x30000090, %rax; wrfsbase %rax\n"                                                    \
 	"	mov 0x30000098, %rax; wrgsbase %rax\n"                                                    \
 	"	pushq 0x30000088; popfq\n" segments                                                 \
@@ -92,6 +94,22 @@ static void copy_fpu(struct diff_state *out, struct _libc_fpstate *fp)
 	memcpy(raw + 24, &mxcsr, sizeof(mxcsr));
 }
 
+/* As a 32-bit program has them; 64-bit code does not care. */
+static inline void load_data_segments(void)
+{
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(USER_DS));
+}
+
+/* Loading FS takes its base away. */
+__attribute__((always_inline)) static inline void take_segments(struct diff_state *out)
+{
+	__asm__ volatile("mov %%es, %0; mov %%ds, %1; mov %%fs, %2; mov %%gs, %3"
+			 : "=r"(out->selector[ENGINE_ES]), "=r"(out->selector[ENGINE_DS]),
+			   "=r"(out->selector[ENGINE_FS]), "=r"(out->selector[ENGINE_GS]));
+	load_data_segments();
+	__asm__ volatile("mov %0, %%fs; mov %0, %%gs" : : "r"(0));
+}
+
 __attribute__((no_sanitize("address", "undefined"))) static void on_signal(int sig, siginfo_t *info, void *arg)
 {
 	if (!CTX->active) {
@@ -102,6 +120,8 @@ __attribute__((no_sanitize("address", "undefined"))) static void on_signal(int s
 	__asm__ volatile("rdfsbase %0" : "=r"(out->fs_base));
 	__asm__ volatile("wrfsbase %0" : : "r"(CTX->host_fs));
 	__asm__ volatile("rdgsbase %0" : "=r"(out->gs_base));
+	take_segments(out);
+	__asm__ volatile("wrfsbase %0" : : "r"(CTX->host_fs));
 	CTX->active = false;
 	ucontext_t *uc = arg;
 	greg_t *g = uc->uc_mcontext.gregs;
@@ -109,6 +129,8 @@ __attribute__((no_sanitize("address", "undefined"))) static void on_signal(int s
 					   REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
 	for (unsigned i = 0; i < 16; i++)
 		out->gpr[i] = g[order[i]];
+	out->selector[ENGINE_CS] = g[REG_CSGSFS];
+	out->selector[ENGINE_SS] = g[REG_CSGSFS] >> 48;
 	out->rip = g[REG_RIP];
 	out->rflags = g[REG_EFL];
 	out->vector = g[REG_TRAPNO];
@@ -127,12 +149,6 @@ static void *map_at(uintptr_t address, size_t size, int prot)
 {
 	return mmap((void *)address, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1,
 		    0);
-}
-
-/* As a 32-bit program has them; 64-bit code does not care. */
-static void load_data_segments(void)
-{
-	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(USER_DS));
 }
 
 static bool make_segment16(unsigned index, unsigned base, bool code)

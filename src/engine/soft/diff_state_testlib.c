@@ -367,6 +367,31 @@ static uint64_t stack_top(const struct making *m)
 	return segment_base(m->c, ENGINE_SS, m->state) + (m->c->mode == INSN_MODE_16 ? sp & 0xffff : sp);
 }
 
+/* Segments that the host's kernel and the guest's have alike: null, user code and data, the local ones, and some that a
+ * program may not have or that there are not. */
+static uint64_t pick_selector(struct diff_random *r)
+{
+	static const uint16_t list[] = { 0,
+					 1,
+					 3,
+					 0x2b,
+					 0x2b,
+					 0x28,
+					 0x29,
+					 0x23,
+					 0x20,
+					 0x33,
+					 0x10,
+					 0x18,
+					 0x1b,
+					 DIFF_DATA16_SELECTOR,
+					 DIFF_DATA16_SELECTOR - 1,
+					 DIFF_CODE16_SELECTOR,
+					 0x2f,
+					 0xfffb };
+	return list[below(r, sizeof(list) / sizeof(list[0]))] | diff_random(r) << 16;
+}
+
 /* Contents that the instruction can do something with. */
 static void make_contents(struct making *m, const struct insn *insn)
 {
@@ -385,6 +410,25 @@ static void make_contents(struct making *m, const struct insn *insn)
 		break;
 	case OP_RET:
 		poke(m, stack_top(m), &target, 8);
+		break;
+	case OP_MOV_TO_SEG:
+	case OP_LAR:
+	case OP_LSL:
+	case OP_VERR:
+	case OP_VERW:
+		v = pick_selector(r);
+		if (insn->mem)
+			poke(m, at, &v, 2);
+		else if (can_set(m, insn->rm))
+			set(m, insn->rm, m->c->mode == INSN_MODE_64 ? v : (uint32_t)v);
+		break;
+	case OP_POP_SEG:
+		v = pick_selector(r);
+		poke(m, stack_top(m), &v, 8);
+		break;
+	case OP_LOAD_FAR:
+		v = pick_selector(r);
+		poke(m, at + insn->mem_size - 2, &v, 2);
 		break;
 	case OP_POPF: /* not into single steps or alignment checks */
 		v = diff_random(r) & 0x0000000000204cd5;

@@ -333,6 +333,12 @@ static void compare(struct diff *d, const struct diff_case *c, struct report *r)
 	for (unsigned i = 0; i < (wide ? 16 : 8); i++)
 		compare64(r, reg_name[i], wide ? n->gpr[i] : (uint32_t)n->gpr[i],
 			  wide ? g->gpr[i] : (uint32_t)g->gpr[i]);
+	static const char *const segment_name[6] = { "es", "cs", "ss", "ds", "fs", "gs" };
+	for (unsigned i = 0; i < 6; i++) {
+		/* The host's IRET makes every null selector 0. */
+		bool null = !n->selector[i] && g->selector[i] < 4;
+		compare64(r, segment_name[i], n->selector[i], null ? 0 : g->selector[i]);
+	}
 	if (wide) {
 		compare64(r, "fs base", n->fs_base, g->fs_base);
 		compare64(r, "gs base", n->gs_base, g->gs_base);

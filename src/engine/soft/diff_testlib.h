@@ -42,6 +42,7 @@ struct diff_state {
 	uint64_t rip, rflags, fs_base, gs_base;
 	uint64_t vector, error, cr2; /* cr2 only for #PF */
 	uint64_t code_base;          /* of CS; 0 but for 16-bit code */
+	uint16_t selector[6];        /* ES CS SS DS FS GS, after a case */
 	_Alignas(64) uint8_t xsave[DIFF_XSAVE_SIZE];
 };
 

@@ -216,7 +216,7 @@ void soft_help_enter(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 	soft_stack_current(cpu, &st);
 	soft_stack_current(cpu, &frames);
 	soft_push(cpu, &st, size, soft_trunc(cpu->gpr[GPR_BP], size));
-	frame = soft_stack_rsp(cpu, &st);
+	frame = st.sp;
 	frames.sp = cpu->gpr[GPR_BP] & st.mask;
 	for (unsigned i = 1; i < level; i++) {
 		uint64_t at = (frames.sp - size) & st.mask;
