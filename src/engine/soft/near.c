@@ -216,7 +216,7 @@ void soft_help_enter(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 	soft_stack_current(cpu, &st);
 	soft_stack_current(cpu, &frames);
 	soft_push(cpu, &st, size, soft_trunc(cpu->gpr[GPR_BP], size));
-	frame = st.sp;
+	frame = frame_pointer(cpu, &st, st.sp);
 	frames.sp = cpu->gpr[GPR_BP] & st.mask;
 	for (unsigned i = 1; i < level; i++) {
 		uint64_t at = (frames.sp - size) & st.mask;
@@ -232,8 +232,8 @@ void soft_help_enter(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 	if (st.flat64)
 		soft_probe_write(cpu, st.sp, size, false);
 	else
-		soft_probe_write(cpu, soft_linear(cpu, ENGINE_SS, st.sp, 1, SOFT_WRITE), 1, false);
-	soft_set_reg(cpu, GPR_BP, size, frame_pointer(cpu, &st, frame));
+		soft_probe_write(cpu, soft_linear(cpu, ENGINE_SS, st.sp, size, SOFT_WRITE), size, false);
+	soft_set_reg(cpu, GPR_BP, size, frame);
 	cpu->gpr[GPR_SP] = soft_stack_rsp(cpu, &st);
 }
 
