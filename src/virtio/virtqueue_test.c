@@ -109,7 +109,7 @@ static void test_many_out_of_order(void **state)
 		test_desc(&t.g, test_ring_desc(0), i, TEST_BUFFERS, 16, TEST_DESC_WRITE, 0);
 	for (unsigned round = 0; round < 70000 / TEST_QUEUE_SIZE; round++) { /* past the indices' end */
 		struct virtqueue_chain *chain[TEST_QUEUE_SIZE];
-		for (uint16_t i = 0; i < TEST_QUEUE_SIZE; i++)
+		for (unsigned i = 0; i < TEST_QUEUE_SIZE; i++)
 			test_avail(&t.g, 0, i);
 		for (unsigned i = 0; i < TEST_QUEUE_SIZE; i++)
 			assert_non_null(chain[i] = virtqueue_pop(&t.vq));
