@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Debian's kernel finds the machine's devices on the PCI bus and uses them, with Debian's own drivers."""
+import hashlib
 import re
+import socket
 import time
 
 import pytest
@@ -44,11 +46,11 @@ def test_rng(argv, kernel, initramfs, modules, cpus):
     check_dmesg(found)
 
 
-@pytest.mark.parametrize("append", ["pci=nomsi", "pci=nommconf", pytest.param("pci=noacpi", marks=pytest.mark.slow),
+@pytest.mark.parametrize("append", ["pci=nomsi", "pci=nommconf",
                                     pytest.param("noapic pci=nomsi", marks=pytest.mark.slow),
-                                    pytest.param("pci=nocrs", marks=pytest.mark.slow), pytest.param("acpi=off", marks=pytest.mark.slow)])
+                                    pytest.param("pci=nocrs", marks=pytest.mark.slow)])
 def test_other_ways_through_pci(argv, kernel, initramfs, modules, append):
-    """Interrupts by INTA, configuration by ports, and what a guest finds without ACPI."""
+    """Interrupts by INTA, configuration by ports, and the guest's own idea of where things are."""
     script = "dd if=/dev/hwrng bs=1000 count=20 2>/dev/null | wc -c" + END
     vm, said = boot(argv, kernel(), initramfs(script, modules("virtio_pci", "virtio_rng")), append=append, options=["--rng"])
     found = parts(vm.output)
@@ -98,3 +100,64 @@ def test_free_pages_leave_the_host(argv, kernel, initramfs, modules):
         while status(vm.pid, "RssShmem") > full - 320 * 0.9 and time.monotonic() < deadline:
             time.sleep(0.2)
         assert status(vm.pid, "RssShmem") < full - 320 * 0.9
+
+
+def connect(path, deadline=10):
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(deadline)
+    client.connect(str(path))
+    return client
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_console_ports(argv, kernel, initramfs, modules, tmp_path, cpus):
+    """Channels carry bytes both ways, as many as one likes, and survive a client's leaving."""
+    script = r"""
+        for p in /sys/class/virtio-ports/*; do n=$(cat $p/name); [ -n "$n" ] && ln -s /dev/${p##*/} "/tmp/$n"; done
+        echo "@ports"; cat /sys/class/virtio-ports/*/name; ls /dev/hvc0
+        echo "@ready"
+        # The guest agent's part: an answer to each line.
+        exec 3<>/tmp/org.qemu.guest_agent.0
+        # Without a client there is nothing to read, and no waiting for it either.
+        line() { while ! read -r line <&3 || [ -z "$line" ]; do sleep 0.1; done; }
+        for i in 1 2; do line; echo "answer $i to $line" >&3; done
+        echo "@bulk"; line
+        head -c 2000000 <&3 | md5sum
+        dd if=/dev/zero bs=1000 count=2000 2>/dev/null | tr '\0' y >&3
+        echo from the console >/dev/hvc0""" + END
+    agent, console = tmp_path / "agent", tmp_path / "console"
+    argv = argv(kernel(), initrd=initramfs(script, modules("virtio_pci", "virtio_console")), append=f"{machine.CONSOLE} quiet", cpus=cpus,
+                options=["--console-port", f"{console},console", "--guest-agent", str(agent)])
+    with machine.Machine(argv) as vm:
+        assert vm.read_until("@ready\n", timeout=60), vm.output + vm.errors
+        assert {"org.qemu.guest_agent.0", "/dev/hvc0"} <= set(parts(vm.output)["ports"])
+        with connect(console) as listener:
+            for i in (1, 2):  # by a new client each time
+                with connect(agent) as client:
+                    client.sendall(f"line {i}\n".encode())
+                    assert client.makefile().readline() == f"answer {i} to line {i}\n"
+            assert vm.read_until("@bulk\n", timeout=60), vm.output + vm.errors
+            with connect(agent, 60) as client:
+                client.sendall(b"bulk\n" + b"x" * 2000000)
+                got = b""
+                while len(got) < 2000000:
+                    got += client.recv(65536)
+                assert got == b"y" * 2000000
+            assert listener.recv(100).startswith(b"from the console")
+        assert vm.wait(60) == 0
+        assert hashlib.md5(b"x" * 2000000).hexdigest() in vm.output
+        check_dmesg(parts(vm.output))
+    assert not agent.exists() and not console.exists()
+
+
+@pytest.mark.parametrize("options,says", [
+    (["--balloon", "lots"], "not a size"),
+    (["--balloon", "1G,color=red"], "'color' is not among what can be set: size, deflate-on-oom, reporting, stats"),
+    (["--console-port", "name=x"], "a port needs a socket"),
+    (["--console-port", "/nowhere/at/all"], "can't listen at /nowhere/at/all: No such file or directory"),
+    (["--guest-agent", "/etc/passwd"], "there is a file that is no socket"),
+    (["--balloon", "0"] * 32, "room for 31 devices"),
+])
+def test_bad_options(argv, kernel, options, says):
+    vm = machine.run(argv(kernel(), options=options), timeout=20)
+    assert vm.code in (1, 2) and says in vm.errors, vm.errors

@@ -6,9 +6,11 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/memory.h"
 #include "base/size.h"
 #include "cli/cli.h"
 #include "host/tty.h"
@@ -20,6 +22,7 @@ struct options {
 	struct vm_config config;
 	bool reboot;
 	bool rng;
+	char *ports; /* of --console-port and --guest-agent, one a line; or NULL */
 	bool verbose;
 };
 
@@ -40,6 +43,28 @@ static int add_device(void *options, const char *kind, const char *value, struct
 static int add_balloon(void *options, const char *value, struct error *err)
 {
 	return add_device(options, "balloon", value, err);
+}
+
+/* Ports are all of one device, which takes them one a line. */
+static int add_port(struct options *o, const char *before, const char *value)
+{
+	size_t size = o->ports ? strlen(o->ports) : 0;
+
+	o->ports = memory_resize(o->ports, size + strlen(before) + strlen(value) + 2, 1);
+	sprintf(o->ports + size, "%s%s%s", size ? "\n" : "", before, value);
+	return 0;
+}
+
+static int add_console_port(void *options, const char *value, struct error *err)
+{
+	(void)err; /* said when all are known */
+	return add_port(options, "", value);
+}
+
+static int add_guest_agent(void *options, const char *value, struct error *err)
+{
+	(void)err;
+	return add_port(options, "name=org.qemu.guest_agent.0,socket=", value);
 }
 
 /* ---- signals ---- */
@@ -158,37 +183,60 @@ static int attach_console(struct options *o)
 	return CLI_OK;
 }
 
-static int run(int argc, char **argv)
+/* What the options together come to. */
+static int check_options(struct options *o, struct error *err)
 {
-	struct options o = { .reboot = true };
+	int rc = 0;
+
+	o->config.no_reboot = !o->reboot;
+	if (o->rng)
+		rc = add_device(o, "rng", "", err);
+	if (!rc && o->ports) {
+		rc = add_device(o, "console", o->ports, err);
+		if (rc)
+			error_prefix(err, rc, "--console-port");
+	}
+	return rc ? rc : vm_config_check(&o->config, err);
+}
+
+static int run_options(struct options *o)
+{
 	struct watcher watcher;
 	struct error err = { "" };
 	struct vm *vm;
+	int rc = check_options(o, &err);
+
+	if (rc == -EINVAL)
+		return cli_usage(&verb_run, &err);
+	if (rc)
+		return cli_fail(CLI_ERROR, "%s", err.text);
+	int status = attach_console(o);
+	if (status)
+		return status;
+
+	block_signals(&watcher.set);
+	if (vm_create(&vm, &o->config, &err))
+		return cli_fail(CLI_ERROR, "%s", err.text);
+	status = run_machine(o, vm, &watcher);
+	vm_destroy(vm);
+	return status;
+}
+
+static int run(int argc, char **argv)
+{
+	struct options o = { .reboot = true };
+	struct error err = { "" };
+	int status;
 
 	vm_config_init(&o.config);
 	int rc = cli_parse(&verb_run, argc, argv, &o, &err);
 	if (rc == CLI_HELP) {
 		cli_verb_help(&verb_run, stdout);
-		return cli_flush();
+		status = cli_flush();
+	} else {
+		status = rc ? cli_usage(&verb_run, &err) : run_options(&o);
 	}
-	o.config.no_reboot = !o.reboot;
-	if (!rc && o.rng)
-		rc = add_device(&o, "rng", "", &err);
-	if (!rc)
-		rc = vm_config_check(&o.config, &err);
-	if (rc == -EINVAL)
-		return cli_usage(&verb_run, &err);
-	if (rc)
-		return cli_fail(CLI_ERROR, "%s", err.text);
-	int status = attach_console(&o);
-	if (status)
-		return status;
-
-	block_signals(&watcher.set);
-	if (vm_create(&vm, &o.config, &err))
-		return cli_fail(CLI_ERROR, "%s", err.text);
-	status = run_machine(&o, vm, &watcher);
-	vm_destroy(vm);
+	free(o.ports);
 	return status;
 }
 
@@ -237,6 +285,21 @@ static const struct cli_option options[] = {
 	      "Adds a balloon, a virtio device by which the guest gives memory back to the host: SIZE at once (0 for "
 	      "none), and by itself what it has no use for (unless reporting=off). With deflate-on-oom=off it keeps "
 	      "what it took even when the guest runs out; stats=N asks for statistics each N seconds." },
+	{ .name = "console-port",
+	  .kind = CLI_CALL,
+	  .value = "PATH[,name=NAME][,console]",
+	  .call = add_console_port,
+	  .help =
+	      "Adds a channel between the guest and the Unix socket PATH, where one client at a time can connect: in "
+	      "the guest it is /dev/virtio-ports/NAME or, with console, one of /dev/hvc0 and so on. May be given "
+	      "several "
+	      "times." },
+	{ .name = "guest-agent",
+	  .kind = CLI_CALL,
+	  .value = "PATH",
+	  .call = add_guest_agent,
+	  .help = "Adds the channel that qemu-guest-agent in the guest listens to, as --console-port "
+		  "PATH,name=org.qemu.guest_agent.0." },
 	{ .name = "engine",
 	  .kind = CLI_STRING,
 	  .offset = CONFIG(engine),

@@ -198,14 +198,6 @@ void soft_help_popa(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 
 /* ---- ENTER, LEAVE ---- */
 
-/* The frame pointer at `bp`: what a 16-bit stack ignores of rSP comes with it, as CPUs do it. */
-static uint64_t frame_pointer(const struct soft_cpu *cpu, const struct soft_stack *st, uint64_t bp)
-{
-	if (st->mask == 0xffff)
-		return (cpu->gpr[GPR_SP] & ~0xffffull) | (bp & 0xffff);
-	return bp & st->mask;
-}
-
 void soft_help_enter(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 {
 	unsigned size = insn->opsize, level = insn->imm2 & 31;
@@ -216,7 +208,7 @@ void soft_help_enter(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 	soft_stack_current(cpu, &st);
 	soft_stack_current(cpu, &frames);
 	soft_push(cpu, &st, size, soft_trunc(cpu->gpr[GPR_BP], size));
-	frame = frame_pointer(cpu, &st, st.sp);
+	frame = soft_stack_rsp(cpu, &st); /* on a 16-bit stack with the upper half of ESP, as CPUs do it */
 	frames.sp = cpu->gpr[GPR_BP] & st.mask;
 	for (unsigned i = 1; i < level; i++) {
 		uint64_t at = (frames.sp - size) & st.mask;

@@ -136,6 +136,9 @@ static bool take_events(struct soft_cpu *cpu)
 		if (kick & SOFT_KICK_STOP) {
 			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_STOP);
 			cpu->exit_link = NULL;
+			soft_heavy_begin(cpu);
+			soft_fpu_pointers(cpu, cpu->xsave); /* what is dropped can't be looked up later */
+			soft_heavy_end(cpu);
 			cache_park(cpu->vm->cache);
 		}
 		if (kick & SOFT_KICK_EXIT) {
@@ -482,6 +485,7 @@ void soft_run(struct soft_cpu *cpu, struct engine_run *run)
 	soft_heavy_end(cpu);
 	soft_enter(cpu);
 	soft_heavy_begin(cpu);
+	soft_fpu_pointers(cpu, cpu->xsave);
 	cache_leave(cpu->vm->cache);
 	__asm__ volatile("wrgsbase %0" ::"r"(old_gs));
 	__asm__ volatile("fldcw %1\n ldmxcsr %0" ::"m"(mxcsr), "m"(fpucw));

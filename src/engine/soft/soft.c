@@ -279,7 +279,6 @@ static void soft_vcpu_get_state(struct engine_vcpu *vcpu, struct engine_cpu_stat
 	s->interrupt_shadow = cpu->shadow;
 	s->halted = cpu->halted;
 	memcpy(s->xsave, cpu->xsave, sizeof(s->xsave));
-	soft_fpu_pointers(cpu, s->xsave);
 }
 
 /* XRSTOR must not fault, whatever the state says: SDM Vol. 1, 13.8.1. */
