@@ -275,7 +275,7 @@ static void aim(struct making *m, const struct insn *insn, uint64_t linear)
 	}
 	/* What 67 cuts off may be anything. */
 	if (insn->addrsize == 2)
-		value = (value & 0xffff) | (uint16_t)diff_random(m->r) << 16;
+		value = (value & 0xffff) | (diff_random(m->r) & 0xffff) << 16;
 	if (m->c->mode != INSN_MODE_64)
 		value = (uint32_t)value;
 	else if (insn->addrsize == 4)
