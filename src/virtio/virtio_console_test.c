@@ -83,9 +83,9 @@ static int told(struct test *t, uint32_t *id, uint16_t *value, char *name)
 
 static void expect(struct test *t, int event, uint32_t id, uint16_t value, const char *name)
 {
-	uint32_t told_id;
-	uint16_t told_value;
-	char told_name[64];
+	uint32_t told_id = 0;
+	uint16_t told_value = 0;
+	char told_name[64] = "";
 
 	assert_int_equal(told(t, &told_id, &told_value, told_name), event);
 	assert_int_equal(told_id, id);
