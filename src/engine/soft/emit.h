@@ -310,6 +310,15 @@ static inline void emit_call_gs(struct emit *e, uint32_t offset)
 	emit32(e, offset);
 }
 
+/* jmp gs:[offset] */
+static inline void emit_jmp_gs(struct emit *e, uint32_t offset)
+{
+	emit8(e, 0x65);
+	emit16(e, 0x24ff);
+	emit8(e, 0x25);
+	emit32(e, offset);
+}
+
 static inline void emit_jmp_reg(struct emit *e, unsigned reg)
 {
 	emit_rex(e, 0, 0, 0, reg);

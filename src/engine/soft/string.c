@@ -214,14 +214,21 @@ static uint64_t movs(struct soft_cpu *cpu, struct string *s, uint64_t n)
 	return n;
 }
 
+/* Where ES:rDI points, for a store, and how many of n elements fit there at once. */
+static uint64_t locate_target(struct soft_cpu *cpu, struct string *s, struct operand *to, uint64_t n)
+{
+	locate(cpu, s, to, RDI, ENGINE_ES, SOFT_WRITE);
+	n = room(cpu, s, to, ENGINE_ES, SOFT_WRITE, n);
+	if (n)
+		to->host = soft_page_host(cpu, to->linear, SOFT_WRITE, &to->code);
+	return n;
+}
+
 static uint64_t stos(struct soft_cpu *cpu, struct string *s, uint64_t n)
 {
 	struct operand to;
 
-	locate(cpu, s, &to, RDI, ENGINE_ES, SOFT_WRITE);
-	n = room(cpu, s, &to, ENGINE_ES, SOFT_WRITE, n);
-	if (n)
-		to.host = soft_page_host(cpu, to.linear, SOFT_WRITE, &to.code);
+	n = locate_target(cpu, s, &to, n);
 	if (to.host) {
 		if (n == 1)
 			unaligned_store(to.host, s->size, cpu->gpr[RAX]);
@@ -338,10 +345,7 @@ static uint64_t ins(struct soft_cpu *cpu, struct string *s, uint64_t n)
 {
 	struct operand to;
 
-	locate(cpu, s, &to, RDI, ENGINE_ES, SOFT_WRITE);
-	n = room(cpu, s, &to, ENGINE_ES, SOFT_WRITE, n);
-	if (n)
-		to.host = soft_page_host(cpu, to.linear, SOFT_WRITE, &to.code);
+	n = locate_target(cpu, s, &to, n);
 	if (to.host) {
 		n = port_chunk(cpu, s, to.host, n, false);
 		report(cpu, s, &to, n);

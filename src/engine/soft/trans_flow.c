@@ -66,8 +66,7 @@ static void leave(struct trans *t, uint64_t rip)
 {
 	trans_clobber(t, FLAG_ARITH);
 	trans_set_rip(t, rip);
-	emit8(&t->e, 0x65), emit16(&t->e, 0x24ff), emit8(&t->e, 0x25); /* jmp gs:[exit_regs] */
-	emit32(&t->e, CPU_OFF(exit_regs));
+	emit_jmp_gs(&t->e, CPU_OFF(exit_regs));
 }
 
 static void emit_link_stub(struct trans *t, struct soft_link *link)
@@ -199,8 +198,7 @@ static void leave_indirect(struct trans *t, unsigned i)
 		emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(branch.rip));
 		emit_gs_store_imm(e, 4, CPU_OFF(branch.undo), undo);
 	}
-	emit8(e, 0x65), emit16(e, 0x24ff), emit8(e, 0x25); /* jmp gs:[exit_regs] */
-	emit32(e, CPU_OFF(exit_regs));
+	emit_jmp_gs(e, CPU_OFF(exit_regs));
 }
 
 static void indirect(struct trans *t, unsigned i)
