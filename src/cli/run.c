@@ -183,12 +183,22 @@ static int attach_console(struct options *o)
 	return CLI_OK;
 }
 
+/* A terminal in raw mode wants its carriage returns. */
+static void warn(void *ctx, const char *what)
+{
+	const struct options *o = ctx;
+
+	fprintf(stderr, "plures: warning: %s%s\n", what, o->config.console_escape ? "\r" : "");
+}
+
 /* What the options together come to. */
 static int check_options(struct options *o, struct error *err)
 {
 	int rc = 0;
 
 	o->config.no_reboot = !o->reboot;
+	o->config.warn = warn;
+	o->config.warn_ctx = o;
 	if (o->rng)
 		rc = add_device(o, "rng", "", err);
 	if (!rc && o->ports) {

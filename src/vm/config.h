@@ -42,6 +42,9 @@ struct vm_config {
 	/* The first serial port: descriptors, which stay the caller's; -1 for none. */
 	int console_in, console_out;
 	bool console_escape; /* Ctrl-] in the input ends the machine */
+	/* Tells the user, while the machine runs, of something that it goes on without: any thread. May be NULL. */
+	void (*warn)(void *ctx, const char *what);
+	void *warn_ctx;
 };
 
 /* 512M, one CPU, engine auto, no console. */

@@ -241,6 +241,14 @@ static void on_device_failed(void *ctx, const char *reason)
 	vm_request_end(ctx, VM_ERROR, 0, reason);
 }
 
+static void on_device_warned(void *ctx, const char *what)
+{
+	const struct vm *vm = ctx;
+
+	if (vm->config.warn)
+		vm->config.warn(vm->config.warn_ctx, what);
+}
+
 static int make_devices(struct vm *vm, struct error *err)
 {
 	const struct virtio_env env = {
@@ -248,6 +256,7 @@ static int make_devices(struct vm *vm, struct error *err)
 		.loop = vm->loop,
 		.clock = vm->clock,
 		.fail = on_device_failed,
+		.warn = on_device_warned,
 		.ctx = vm,
 	};
 	int rc = 0;
