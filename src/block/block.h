@@ -8,7 +8,7 @@
  *
  * Threads. A block belongs to one event loop; all calls come on that loop's thread, or from anywhere while the loop does not run
  * (opening and closing). `done` is called on the loop's thread, never from within block_submit. Nothing here blocks that thread for
- * longer than a look into a cache, except opening and closing.
+ * longer than a copy to or from the host's page cache, except opening, closing and waiting.
  *
  * Errors are -errno: -EIO, -ENOSPC, and -EROFS for a write to what is read-only. What a request asks for is checked in one place, block_submit: a request
  * beyond the end gets -EINVAL. A request that fails may have been done in part. A layer that finds its image corrupt refuses writes
@@ -65,6 +65,7 @@ struct block_options {
 	const char *format; /* "raw", "qcow2"; NULL: by looking, and only qcow2's magic makes it qcow2 */
 	bool readonly;
 	enum block_cache cache;
+	bool threads; /* a file's requests are done by threads, not by io_uring; else, where io_uring is not allowed */
 	uint64_t iops, bps; /* operations and bytes a second; 0 is no limit */
 	/* The user should know: one line. On the loop's thread or within block_open. May be NULL. */
 	void (*warn)(void *ctx, const char *what);
@@ -82,6 +83,12 @@ int block_close(struct block *block);
 void block_submit(struct block *block, struct block_request *request);
 /* Requests submitted since the last call go to the host now, at the latest; they may have gone before. Call it after a batch. */
 void block_kick(struct block *block);
+
+/* Has `done` called for what the host has finished meanwhile, earlier than the loop would; with `wait`, waits until there is something
+ * (nothing under way: returns at once). Not from within `done`. False: nothing happened. */
+bool block_poll(struct block *block, bool wait);
+/* Waits until no request is under way; `done` may submit more, which is waited for as well. */
+void block_drain(struct block *block);
 
 uint64_t block_size(const struct block *block);      /* in bytes */
 unsigned block_alignment(const struct block *block); /* 512 or 4096: what offsets and sizes are multiples of */
