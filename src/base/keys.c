@@ -47,6 +47,12 @@ static int set_flag(const struct keys_item *item, const char *value, bool *flag,
 	return 0;
 }
 
+static void append(struct keys_list *list, const char *value)
+{
+	list->value = memory_resize(list->value, list->count + 1, sizeof(*list->value));
+	list->value[list->count++] = memory_strdup(value);
+}
+
 static int set(const struct keys_item *item, const char *value, void *to, struct error *err)
 {
 	void *variable = (char *)to + item->offset;
@@ -60,6 +66,9 @@ static int set(const struct keys_item *item, const char *value, void *to, struct
 	case KEYS_STRING:
 		free(*(char **)variable);
 		*(char **)variable = memory_strdup(value);
+		break;
+	case KEYS_LIST:
+		append(variable, value);
 		break;
 	case KEYS_SIZE:
 		rc = size_parse(value, variable, err);
@@ -100,7 +109,7 @@ static int parse(const char *text, const struct keys_item *items, void *to, stru
 		if (!found) {
 			item[strcspn(item, "=")] = '\0';
 			rc = list_names(items, item, err);
-		} else if (seen[found - items]) {
+		} else if (seen[found - items] && found->kind != KEYS_LIST) {
 			rc = error_set(err, -EINVAL, "%s is set twice", found->name);
 		} else {
 			seen[found - items] = true;
@@ -118,13 +127,23 @@ int keys_parse(const char *text, const struct keys_item *items, void *to, struct
 	return *text && parse(text, items, to, err) ? -EINVAL : 0;
 }
 
+static void free_list(struct keys_list *list)
+{
+	for (unsigned i = 0; i < list->count; i++)
+		free(list->value[i]);
+	free(list->value);
+	*list = (struct keys_list){ 0 };
+}
+
 void keys_free(const struct keys_item *items, void *to)
 {
 	for (const struct keys_item *i = items; i->name; i++) {
-		char **string = (char **)((char *)to + i->offset);
+		void *variable = (char *)to + i->offset;
+		if (i->kind == KEYS_LIST)
+			free_list(variable);
 		if (i->kind != KEYS_STRING)
 			continue;
-		free(*string);
-		*string = NULL;
+		free(*(char **)variable);
+		*(char **)variable = NULL;
 	}
 }

@@ -3,7 +3,8 @@
  * keys.h - option strings as people write them: "disk.img,format=qcow2,readonly". A table says which keys there are.
  *
  * Items stand between commas; a comma inside a value is written twice. The first item may lack its key, if the table
- * says for which it stands. A flag is set by "readonly" or "readonly=on", cleared by "readonly=off".
+ * says for which it stands. A flag is set by "readonly" or "readonly=on", cleared by "readonly=off". A list is a key that
+ * may come several times.
  */
 #ifndef PLURES_BASE_KEYS_H
 #define PLURES_BASE_KEYS_H
@@ -19,6 +20,12 @@ enum keys_kind {
 	KEYS_STRING, /* char *, from the heap; keys_free frees it */
 	KEYS_SIZE,   /* uint64_t: 512M */
 	KEYS_NUMBER, /* uint64_t within [min, max] */
+	KEYS_LIST,   /* struct keys_list; keys_free empties it */
+};
+
+struct keys_list {
+	unsigned count;
+	char **value; /* in the order in which they were given */
 };
 
 struct keys_item {
@@ -32,7 +39,7 @@ struct keys_item {
 /* Fills in *to, which holds the defaults (strings: NULL or from the heap). `items` ends with a NULL name. -EINVAL and what is
  * wrong: unknown keys, a key twice, no value where one is needed. Strings that were set before stay to be freed. */
 int keys_parse(const char *text, const struct keys_item *items, void *to, struct error *err);
-/* Frees the strings. */
+/* Frees the strings and lists. */
 void keys_free(const struct keys_item *items, void *to);
 
 #endif

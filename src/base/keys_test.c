@@ -13,6 +13,7 @@ struct values {
 	char *file;
 	bool readonly;
 	uint64_t size, count;
+	struct keys_list also;
 };
 
 static const struct keys_item items[] = {
@@ -20,6 +21,7 @@ static const struct keys_item items[] = {
 	{ .name = "readonly", .kind = KEYS_FLAG, .offset = offsetof(struct values, readonly) },
 	{ .name = "size", .kind = KEYS_SIZE, .offset = offsetof(struct values, size) },
 	{ .name = "count", .kind = KEYS_NUMBER, .offset = offsetof(struct values, count), .min = 1, .max = 9 },
+	{ .name = "also", .kind = KEYS_LIST, .offset = offsetof(struct values, also) },
 	{ .name = NULL },
 };
 
@@ -43,12 +45,25 @@ static void test_good(void **state)
 	assert_null(v.file);
 }
 
+static void test_lists(void **state)
+{
+	struct error err;
+	struct values v = { 0 };
+	(void)state;
+	assert_int_equal(keys_parse("x,also=1,readonly,also=b,,c", items, &v, &err), 0);
+	assert_int_equal(v.also.count, 2);
+	assert_string_equal(v.also.value[0], "1");
+	assert_string_equal(v.also.value[1], "b,c");
+	keys_free(items, &v);
+	assert_int_equal(v.also.count, 0);
+}
+
 static void test_bad(void **state)
 {
 	static const struct {
 		const char *text, *says;
 	} bad[] = {
-		{ "x,color=red", "'color' is not among what can be set: file, readonly, size, count" },
+		{ "x,color=red", "'color' is not among what can be set: file, readonly, size, count, also" },
 		{ "x,y", "'y' is not among" },
 		{ "x,", "'' is not among" },
 		{ "x,file=y", "file is set twice" },
@@ -57,6 +72,7 @@ static void test_bad(void **state)
 		{ "x,size=", "size needs a value" },
 		{ "x,size=red", "size: " },
 		{ "count=10", "count" },
+		{ "x,also=a,also", "also needs a value" },
 		{ ",readonly", "file needs a value" },
 	};
 	(void)state;
@@ -74,6 +90,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_good),
+		cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_bad),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
