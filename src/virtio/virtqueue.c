@@ -253,7 +253,8 @@ void virtqueue_unpop(struct virtqueue *vq, struct virtqueue_chain *chain)
 	virtqueue_drop(vq, chain);
 }
 
-void virtqueue_push(struct virtqueue *vq, struct virtqueue_chain *chain, size_t written)
+/* Tells the engine what was written, and fills the used ring's next entry but `ahead`, which the driver does not see yet. */
+static void put_used(struct virtqueue *vq, struct virtqueue_chain *chain, size_t written, unsigned ahead)
 {
 	size_t left = written < chain->in_size ? written : chain->in_size;
 
@@ -263,16 +264,29 @@ void virtqueue_push(struct virtqueue *vq, struct virtqueue_chain *chain, size_t 
 		left -= n;
 	}
 	if (vq->running && !vq->is_broken) {
-		unsigned slot = vq->next_used & (vq->setup.size - 1);
+		unsigned slot = (vq->next_used + ahead) & (vq->setup.size - 1u);
 		uint8_t *entry = vq->used + RING_ENTRIES + slot * USED_ENTRY;
 		bytes_put_le32(entry, chain->head);
 		bytes_put_le32(entry + 4, (uint32_t)written);
 		guest_memory_written_at(vq->memory, entry, USED_ENTRY);
-		vq->next_used++;
+	}
+	virtqueue_drop(vq, chain);
+}
+
+void virtqueue_push_all(struct virtqueue *vq, struct virtqueue_chain *const *chain, const size_t *written, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		put_used(vq, chain[i], written[i], i);
+	if (vq->running && !vq->is_broken) {
+		vq->next_used = (uint16_t)(vq->next_used + n);
 		store16(vq->used + RING_INDEX, vq->next_used);
 		guest_memory_written_at(vq->memory, vq->used, RING_ENTRIES);
 	}
-	virtqueue_drop(vq, chain);
+}
+
+void virtqueue_push(struct virtqueue *vq, struct virtqueue_chain *chain, size_t written)
+{
+	virtqueue_push_all(vq, &chain, &written, 1);
 }
 
 /* ---- copying ---- */

@@ -87,6 +87,8 @@ struct virtqueue_chain *virtqueue_pop(struct virtqueue *vq);
 void virtqueue_unpop(struct virtqueue *vq, struct virtqueue_chain *chain);
 /* Completes a request of which the device wrote the first `written` bytes of `in`, in any order among those popped. */
 void virtqueue_push(struct virtqueue *vq, struct virtqueue_chain *chain, size_t written);
+/* Completes several at once, in this order: the driver sees all of them or none. */
+void virtqueue_push_all(struct virtqueue *vq, struct virtqueue_chain *const *chain, const size_t *written, unsigned n);
 /* Forgets a request without completing it: at a reset. */
 void virtqueue_drop(struct virtqueue *vq, struct virtqueue_chain *chain);
 /* For a request that violates the device's own protocol in a way that it has no answer to. */

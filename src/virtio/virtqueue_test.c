@@ -125,6 +125,36 @@ static void test_many_out_of_order(void **state)
 	end(&t);
 }
 
+/* A driver that looks at any moment sees none of what is pushed together, or all. */
+static void test_push_all(void **state)
+{
+	struct test t;
+	struct virtqueue_chain *chain[TEST_QUEUE_SIZE];
+	size_t written[TEST_QUEUE_SIZE];
+	uint32_t id, len;
+	(void)state;
+	begin(&t, false);
+	for (unsigned round = 0; round < 5; round++) { /* the ring wraps */
+		uint16_t head[7];
+		for (unsigned i = 0; i < 7; i++) {
+			head[i] = test_send(&t.g, 0, 0, 0, TEST_BUFFERS + i * 16, 16);
+			chain[i] = virtqueue_pop(&t.vq);
+			assert_non_null(chain[i]);
+			written[i] = i + 1;
+		}
+		virtqueue_push_all(&t.vq, chain, written, 7);
+		for (unsigned i = 0; i < 7; i++) {
+			assert_true(test_used(&t.g, 0, &id, &len));
+			assert_int_equal(id, head[i]);
+			assert_int_equal(len, i + 1);
+		}
+		assert_false(test_used(&t.g, 0, &id, &len));
+	}
+	virtqueue_push_all(&t.vq, chain, written, 0);
+	assert_false(test_used(&t.g, 0, &id, &len));
+	end(&t);
+}
+
 static void test_unpop(void **state)
 {
 	struct test t;
@@ -378,6 +408,7 @@ int main(void)
 		cmocka_unit_test(test_requests),
 		cmocka_unit_test(test_many_out_of_order),
 		cmocka_unit_test(test_unpop),
+		cmocka_unit_test(test_push_all),
 		cmocka_unit_test(test_indirect),
 		cmocka_unit_test(test_interrupt_flag),
 		cmocka_unit_test(test_interrupt_event_index),
