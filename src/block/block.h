@@ -72,6 +72,9 @@ struct block_options {
 	void *ctx;
 };
 
+/* Whether there is such a format; NULL and "raw" are. -EINVAL and which there are. */
+int block_check_format(const char *name, struct error *err);
+
 /* Opens a disk for use by `loop`, locked against other users (several may have it read-only). On failure *block is NULL and
  * err says what, where and what to do. */
 int block_open(struct block **block, const struct block_options *options, struct event_loop *loop, struct error *err);

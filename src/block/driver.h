@@ -43,6 +43,7 @@ struct block {
 	unsigned under_way; /* requests submitted and not done */
 
 	/* block.c's. */
+	bool guessed;           /* raw, for want of anything that it looks like */
 	struct event_work work; /* calls `done` from the loop, not from within submit */
 	struct block_request *finished, **finished_end;
 	void (*resized)(void *ctx, uint64_t size);

@@ -36,6 +36,7 @@ struct event_loop {
 	struct event_source *sources;
 	struct event_source *dead; /* removed, but perhaps still in the batch */
 	struct event_work *work, **work_end;
+	struct event_work *batch; /* what this turn has yet to run */
 };
 
 static void source_link(struct event_source **list, struct event_source *source)
@@ -184,17 +185,39 @@ void event_queue(struct event_loop *loop, struct event_work *work)
 static void event_run_work(struct event_loop *loop)
 {
 	pthread_mutex_lock(&loop->lock);
-	struct event_work *work = loop->work;
+	loop->batch = loop->work;
 	loop->work = NULL;
 	loop->work_end = &loop->work;
-	while (work) {
-		struct event_work *next = work->next;
+	while (loop->batch) {
+		struct event_work *work = loop->batch;
+		loop->batch = work->next;
 		work->queued = false;
 		pthread_mutex_unlock(&loop->lock);
 		work->fn(work->arg);
 		pthread_mutex_lock(&loop->lock);
-		work = next;
 	}
+	pthread_mutex_unlock(&loop->lock);
+}
+
+static bool work_remove(struct event_work **link, struct event_work *work)
+{
+	while (*link && *link != work)
+		link = &(*link)->next;
+	if (!*link)
+		return false;
+	*link = work->next;
+	return true;
+}
+
+void event_unqueue(struct event_loop *loop, struct event_work *work)
+{
+	pthread_mutex_lock(&loop->lock);
+	if (work->queued && !work_remove(&loop->batch, work) && work_remove(&loop->work, work)) {
+		loop->work_end = &loop->work;
+		while (*loop->work_end)
+			loop->work_end = &(*loop->work_end)->next;
+	}
+	work->queued = false;
 	pthread_mutex_unlock(&loop->lock);
 }
 

@@ -43,6 +43,10 @@ void event_remove(struct event_source *source);
  * thread; never fails. */
 void event_queue(struct event_loop *loop, struct event_work *work);
 
+/* Takes work out again, queued or not: fn is not called before it is queued anew. Only on the loop's thread or while the loop
+ * does not run; from within any callback. For who frees the work. */
+void event_unqueue(struct event_loop *loop, struct event_work *work);
+
 /* Runs until event_loop_stop, then returns the status given to it, or -errno if the loop itself failed. */
 int event_loop_run(struct event_loop *loop, struct error *err);
 

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -165,6 +166,53 @@ static void queueing_twice_runs_once(void **state)
 	event_loop_destroy(w.loop);
 }
 
+/* Takes its neighbour out of the batch that is being run, and frees it. */
+static void worker_take_out(void *arg)
+{
+	struct worker **pair = arg;
+	pair[0]->runs++;
+	event_unqueue(pair[0]->loop, &pair[1]->work);
+	free(pair[1]);
+	pair[1] = NULL;
+}
+
+static void work_that_was_taken_out_is_not_run(void **state)
+{
+	(void)state;
+	struct worker *pair[2];
+	struct worker last = { .work = { .fn = worker_run, .arg = &last } };
+	assert_int_equal(event_loop_create(&last.loop, NULL), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		pair[i] = calloc(1, sizeof(*pair[i]));
+		pair[i]->loop = last.loop;
+		pair[i]->work = (struct event_work){ .fn = worker_run, .arg = pair[i] };
+	}
+	event_queue(last.loop, &pair[0]->work);
+	event_unqueue(last.loop, &pair[0]->work);
+	event_unqueue(last.loop, &pair[0]->work);
+	event_loop_turn(last.loop, 0, NULL);
+	assert_int_equal(pair[0]->runs, 0);
+
+	pair[0]->work = (struct event_work){ .fn = worker_take_out, .arg = pair };
+	event_queue(last.loop, &pair[0]->work);
+	event_queue(last.loop, &pair[1]->work);
+	event_queue(last.loop, &last.work);
+	event_loop_turn(last.loop, 0, NULL);
+	assert_null(pair[1]);
+	assert_int_equal(last.runs, 1);
+
+	/* The last one in the queue: what is queued next must still be found. */
+	event_queue(last.loop, &pair[0]->work);
+	event_queue(last.loop, &last.work);
+	event_unqueue(last.loop, &last.work);
+	event_unqueue(last.loop, &pair[0]->work);
+	event_queue(last.loop, &last.work);
+	event_loop_turn(last.loop, 0, NULL);
+	assert_int_equal(last.runs, 2);
+	free(pair[0]);
+	event_loop_destroy(last.loop);
+}
+
 static void a_stop_that_comes_first_is_kept(void **state)
 {
 	(void)state;
@@ -178,9 +226,10 @@ static void a_stop_that_comes_first_is_kept(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_ready_descriptor_calls_back), cmocka_unit_test(a_removed_source_is_not_called),
-		cmocka_unit_test(a_regular_file_is_refused),     cmocka_unit_test(other_threads_queue_work),
-		cmocka_unit_test(queueing_twice_runs_once),      cmocka_unit_test(a_stop_that_comes_first_is_kept),
+		cmocka_unit_test(a_ready_descriptor_calls_back),      cmocka_unit_test(a_removed_source_is_not_called),
+		cmocka_unit_test(a_regular_file_is_refused),          cmocka_unit_test(other_threads_queue_work),
+		cmocka_unit_test(queueing_twice_runs_once),           cmocka_unit_test(a_stop_that_comes_first_is_kept),
+		cmocka_unit_test(work_that_was_taken_out_is_not_run),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
