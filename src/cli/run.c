@@ -45,6 +45,16 @@ static int add_balloon(void *options, const char *value, struct error *err)
 	return add_device(options, "balloon", value, err);
 }
 
+static int add_share(void *options, const char *value, struct error *err)
+{
+	return add_device(options, "share", value, err);
+}
+
+static int add_vhost_user(void *options, const char *value, struct error *err)
+{
+	return add_device(options, "vhost_user", value, err);
+}
+
 /* Ports are all of one device, which takes them one a line. */
 static int add_port(struct options *o, const char *before, const char *value)
 {
@@ -295,6 +305,22 @@ static const struct cli_option options[] = {
 	      "Adds a balloon, a virtio device by which the guest gives memory back to the host: SIZE at once (0 for "
 	      "none), and by itself what it has no use for (unless reporting=off). With deflate-on-oom=off it keeps "
 	      "what it took even when the guest runs out; stats=N asks for statistics each N seconds." },
+	{ .name = "share",
+	  .kind = CLI_CALL,
+	  .value = "DIR:TAG[,readonly]",
+	  .call = add_share,
+	  .help =
+	      "Shares a folder of the host's with the guest, which mounts it with mount -t virtiofs TAG /WHERE. Needs "
+	      "virtiofsd (Debian: qemu-system-common), which is started for it. May be given several times." },
+	{ .name = "vhost-user",
+	  .kind = CLI_CALL,
+	  .value = "TYPE,socket=PATH[,KEY=VALUE]...",
+	  .call = add_vhost_user,
+	  .help =
+	      "Adds a device that another program serves, which listens at the Unix socket PATH: a disk (blk; "
+	      "queues=N), "
+	      "a network card (net; mac=ADDRESS) or a file system (fs; tag=NAME, by which the guest mounts it). May be "
+	      "given several times." },
 	{ .name = "console-port",
 	  .kind = CLI_CALL,
 	  .value = "PATH[,name=NAME][,console]",
