@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles what runs in test machines: the tiny guests (guests/tiny) and the program suite (guests/suite).
+"""Compiles what runs in test machines: the tiny guests (guests/tiny), the program suite (guests/suite) and the programs
+whose speed is measured (bench/programs).
 
     build.py               compiles everything, prints the paths
     build.py hello ...     only these tiny guests
@@ -8,6 +9,7 @@
 Not part of the Meson build: these are programs for another machine, with flags of their own, and a test that needs one
 compiles it when it is older than its sources."""
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -72,12 +74,27 @@ def suite(bits=64):
     return compile_to(f"suite{bits}", flags, sources, sorted((HERE / "suite").glob("*.h")), ["-lm"]) if sources else None
 
 
+def speed():
+    """Paths of the programs that ./dev bench speed measures, by their names in the guest. Kept with the build: two trees
+    that share a cache may measure different programs."""
+    sources, out = TOP / "bench" / "programs", TOP / "build" / "bench"
+    flags = ["-std=gnu17", "-D_GNU_SOURCE", "-O2", "-static", "-Wl,--no-warnings"]
+    libraries = ["sqlite3", "lua5.4", "tcc", "crypto", "z", "zstd", "lzma", "m"]
+    child = sources / "child.c"
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "busybox").exists():
+        shutil.copy(guest_assets.busybox(), out / "busybox")
+    return {"speed": compile_to(out / "speed", [*flags, "-pthread"], [p for p in sorted(sources.glob("*.c")) if p != child],
+                                sorted(sources.glob("*.h")), [f"-l{library}" for library in libraries]),
+            "child": compile_to(out / "child", flags, [child]), "busybox": out / "busybox"}
+
+
 def main():
     try:
         for name in sys.argv[1:] or tiny_names():
             print(tiny(name))
         if not sys.argv[1:]:
-            print(suite(64), suite(32), sep="\n")
+            print(suite(64), suite(32), speed()["speed"], sep="\n")
     except BuildError as e:
         sys.exit(str(e))
 

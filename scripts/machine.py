@@ -37,9 +37,9 @@ def plures(kernel, *, initrd=None, append=None, memory="512M", cpus=1, options=(
     return argv + options
 
 
-def qemu(kernel, *, initrd=None, append=None, memory="512M", cpus=1, options=(), accel="tcg"):
+def qemu(kernel, *, initrd=None, append=None, memory="512M", cpus=1, options=(), accel="tcg", cpu="max"):
     """The same machine on QEMU. No default devices: a network card's boot ROM would only cost QEMU time."""
-    argv = ["qemu-system-x86_64", "-accel", accel, "-M", "q35", "-cpu", "max", "-m", str(memory), "-smp", str(cpus),
+    argv = ["qemu-system-x86_64", "-accel", accel, "-M", "q35", "-cpu", cpu, "-m", str(memory), "-smp", str(cpus),
             "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
             "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(kernel)]
     if initrd is not None:
@@ -112,15 +112,17 @@ class Machine:
         tail = "\n".join(self.output.splitlines()[-40:])
         raise MachineTimeout(f"no end after {spent:.0f} s of: {' '.join(self.argv)}\n{self.errors}\nits last lines:\n{tail}")
 
-    def read_until(self, pattern, timeout=60):
-        """Waits for a regular expression on the console and returns its match, or None when the machine ends before."""
+    def read_until(self, pattern, timeout=60, start=0):
+        """Waits for a regular expression on the console, after its first `start` characters, and returns its match, or
+        None when the machine ends before."""
         deadline = time.monotonic() + timeout
+        pattern = re.compile(pattern)
         while True:
-            match = re.search(pattern, self.output)
+            match = pattern.search(self.output, start)
             if match:
                 return match
             if not self._read(deadline):
-                return re.search(pattern, self.output)
+                return pattern.search(self.output, start)
 
     def seconds_to(self, text):
         """When a piece of the console arrived, in seconds after the process was started; None when it didn't."""

@@ -1,0 +1,291 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""How fast programs run: natively, on Plures and on QEMU's TCG, as ratios.
+
+The same static binaries (bench/programs) everywhere and the same Debian kernel in all guests. Each program does units of
+some work until a budget of time is spent and tells the time of one, so a slow machine does fewer of them. In a round each
+column runs all of them, natively pinned to one CPU, in guests with one vCPU; columns take turns, so that what the host does
+meanwhile falls on all. QEMU runs with -cpu max and with -cpu qemu64, and the faster of the two counts, line by line.
+
+  ./dev bench speed --only sieve,chase --columns plures --against      an optimisation judged in seconds: beside the
+                                                                       saved numbers of all other columns
+  ./dev bench speed --only chase --base OLD/build/plures               beside another build, taking turns with it
+"""
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TOP / "scripts"), str(TOP / "bench"), str(TOP / "guests")]
+import boot  # noqa: E402
+import build as guest_build  # noqa: E402
+import guest_assets  # noqa: E402
+import machine  # noqa: E402
+import speed_report  # noqa: E402
+
+GROUPS = ("integer", "vectors", "kernel", "boot", "smp")
+COLUMNS = ("native", "plures", "base", "kvm", "qemu", "qemu64")
+SMP = ("core", "sqlite", "matmul_sse2")
+RESULT = re.compile(r"(\w+) (\w+) units (\d+) best (\S+) median (\S+) first (\S+) total (\S+) sum (\S+) (\w+)\n")
+
+
+class BenchError(Exception):
+    """One line that says what went wrong."""
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="./dev bench speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--group", nargs="+", metavar="NAME", help=f"only these groups: {', '.join(GROUPS)}")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these programs, with commas or blanks between")
+    parser.add_argument("--columns", nargs="+", metavar="NAME", help=f"only these columns: {', '.join(COLUMNS)}; qemu is both of its CPUs")
+    parser.add_argument("--rounds", type=int, metavar="N", help="default: 5")
+    parser.add_argument("--time", type=float, metavar="S", help="seconds for each program and round (default: 0.2)")
+    parser.add_argument("--quick", action="store_true", help="other defaults: 2 rounds with 0.05 s")
+    parser.add_argument("--engine-options", metavar="LIST", help="passed on to plures (not to --base)")
+    parser.add_argument("--base", metavar="PROGRAM", help="a column more: another build of plures")
+    parser.add_argument("--base-options", metavar="LIST", help="engine options of the column base, which then needs no other build")
+    parser.add_argument("--against", nargs="?", const=str(boot.SAVED / "speed.json"), metavar="FILE",
+                        help="takes columns that are not measured from an earlier --json (docs/measurements/speed.json)")
+    parser.add_argument("--best", action="store_true", help="compare the fastest units instead of medians: for a busy host")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the numbers as JSON (without FILE: instead of the table)")
+    parser.add_argument("--save", action="store_true", help="also write docs/measurements/speed.json and speed.svg")
+    args = parser.parse_args()
+    for name in ("group", "only", "columns"):
+        setattr(args, name, [word for words in getattr(args, name) or [] for word in words.split(",") if word])
+    for name in args.group:
+        if name not in GROUPS:
+            parser.error(f"no group is called {name}: it is one of {', '.join(GROUPS)}")
+    for name in args.columns:
+        if name not in COLUMNS:
+            parser.error(f"no column is called {name}: it is one of {', '.join(COLUMNS)}")
+    args.rounds = args.rounds or (2 if args.quick else 5)
+    args.time = args.time or (0.05 if args.quick else 0.2)
+    return args
+
+
+# --- what runs --------------------------------------------------------------------------------------------------------
+
+def listed(programs):
+    """The names of all programs, by group, as they tell them."""
+    said = subprocess.run([programs["speed"], "--list"], capture_output=True, text=True, check=True).stdout
+    names = {}
+    for group, name in re.findall(r"(?m)^(\w+) (\w+)$", said):
+        names.setdefault(group, []).append(name)
+    return names
+
+
+def chosen(args, programs):
+    """Names to run by group; groups that are not programs (boot, smp) have the names of their lines."""
+    names = {**listed(programs), "boot": ["boot"], "smp": list(SMP)}
+    known = {name for group in names.values() for name in group}
+    for name in args.only:
+        if name not in known:
+            raise BenchError(f"no program is called {name}: it is one of {', '.join(sorted(known))}")
+    # A name alone means the program, not also its run on two CPUs.
+    groups = args.group or [g for g in GROUPS if g != "smp" or not args.only]
+    found = {group: [n for n in names[group] if not args.only or n in args.only] for group in groups}
+    return {group: some for group, some in found.items() if some}
+
+
+def kvm_works():
+    said = subprocess.run([machine.plures_path(), "info"], capture_output=True, text=True).stdout
+    return re.search(r"(?m)^\s*kvm\s.*: works\b", said) is not None
+
+
+def columns(args):
+    """Those to run now."""
+    wanted = args.columns or [c for c in COLUMNS if c not in ("kvm", "base")]
+    if "qemu" in wanted and args.columns and "qemu64" not in wanted:
+        wanted.append("qemu64")
+    if (args.base or args.base_options) and "base" not in wanted:
+        wanted.append("base")
+    if not args.columns and kvm_works():
+        wanted.append("kvm")
+    if any(c.startswith("qemu") for c in wanted) and not shutil.which("qemu-system-x86_64"):
+        raise BenchError("qemu-system-x86_64 is not there to compare with: apt-get install qemu-system-x86, or --columns native,plures")
+    return [c for c in COLUMNS if c in wanted]
+
+
+def command(column, args, **where):
+    """The command line of a guest."""
+    if column == "qemu":
+        return machine.qemu(**where)
+    if column == "qemu64":
+        return machine.qemu(cpu="qemu64", **where)
+    if column == "kvm":
+        return machine.plures(engine="kvm", **where)
+    extra = args.engine_options if column == "plures" else args.base_options
+    argv = machine.plures(options=["--engine-options", extra] if extra else [], **where)
+    if column == "base" and args.base:
+        argv[0] = args.base
+    return argv
+
+
+def guest(column, args, script, programs, cpus=1):
+    """A machine that is about to run the script. The programs lie in /bench."""
+    initrd = guest_assets.initramfs(script, {f"bench/{name}": path for name, path in programs.items()})
+    return machine.Machine(command(column, args, kernel=guest_assets.kernel(), initrd=initrd, append=f"{machine.CONSOLE} quiet",
+                                   memory="512M", cpus=cpus))
+
+
+def native(programs, words, pinned):
+    """The programs here. Under machine.Machine too: it reads the same lines with the same clock."""
+    cpu = ["taskset", "-c", str(max(os.sched_getaffinity(0)))] if pinned else []
+    return machine.Machine([*cpu, str(programs["speed"]), *words])
+
+
+# --- one run of some programs -----------------------------------------------------------------------------------------
+
+def progress(text):
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def read_results(vm, column, timeout):
+    """What the programs print: a list of (name, numbers), and how far the machine's clock went beside ours."""
+    found, ours, theirs, at = [], 0, 0, 0
+    while True:
+        match = vm.read_until(r"(?m)^(start \w+|.* units .*|.* absent|.*DIED.*|.*failed.*|== end)\n", timeout, at)
+        if not match:
+            raise BenchError(f"{column}: ended early:\n{vm.output[-1500:]}{vm.errors[-1500:]}")
+        at, line = match.end(), match[1]
+        if line == "== end":
+            break
+        if line.startswith("start"):
+            began = vm.arrived[-1][0]
+            progress(f"{column}: {line[6:]}")
+            continue
+        if line.endswith(" absent"):
+            continue
+        result = RESULT.fullmatch(line + "\n")
+        if not result or result[9] != "ok":
+            raise BenchError(f"{column}: {line} (not what the program gives elsewhere: the machine is wrong)")
+        units, best, median, first, total = (float(x) for x in result.groups()[2:7])
+        ours, theirs = ours + vm.arrived[-1][0] - began, theirs + total
+        found.append((result[2], {"units": int(units), "best": best, "median": median, "first": first, "total": total}))
+    return found, theirs / ours if ours else 1
+
+
+def run_programs(column, args, programs, words, cpus=1):
+    words = ["--time", str(args.time), *words]
+    script = "\n".join(f"/bench/speed {' '.join(w)}" for w in [words])
+    with (native(programs, words, pinned=cpus == 1) if column == "native" else guest(column, args, script, programs, cpus)) as vm:
+        found, clock = read_results(vm, column, timeout=60 + args.time * 200)
+        vm.wait(60)
+    if abs(clock - 1) > 0.05 and cpus == 1:
+        print(f"bench speed: {column}'s clock went at {clock:.2f} times ours (a busy host, or a wrong clock)", file=sys.stderr)
+    return found
+
+
+def run_smp(column, args, programs, names):
+    """Throughput of two processes on two CPUs beside one."""
+    result = {}
+    for name in names:
+        one = run_programs(column, args, programs, [name], cpus=2)
+        two = run_programs(column, args, programs, ["--processes", "2", name], cpus=2)
+        speed = [[r["units"] / (r["total"] - r["first"]) for _, r in found] for found in (one, two)]
+        result[name] = sum(speed[1]) / speed[0][0]
+    return result
+
+
+def run_boot(column, args):
+    initrd = guest_assets.initramfs(":")
+    vm = machine.run(command(column, args, kernel=guest_assets.kernel(), initrd=initrd, append=f"{machine.CONSOLE} quiet", memory="512M"), timeout=300)
+    seconds = vm.seconds_to(machine.USERSPACE)
+    if seconds is None:
+        raise BenchError(f"{column} did not reach init:\n{vm.output[-1500:]}{vm.errors[-1500:]}")
+    return seconds
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+def measure_round(column, args, programs, names, into):
+    """Runs a column once and adds what it found to into[group][name][column], a list."""
+    def add(group, name, value):
+        into.setdefault(group, {}).setdefault(name, {}).setdefault(column, []).append(value)
+
+    words = [n for g in ("integer", "vectors", "kernel") for n in names.get(g, [])]
+    if words:
+        group_of = {n: g for g, some in names.items() if g not in ("smp", "boot") for n in some}
+        for name, numbers in run_programs(column, args, programs, words):
+            add(group_of[name], name, numbers)
+    if "boot" in names and column != "native":
+        progress(f"{column}: boot")
+        add("boot", "boot", run_boot(column, args))
+    if "smp" in names:
+        for name, value in run_smp(column, args, programs, names["smp"]).items():
+            add("smp", name, value)
+
+
+def measure(args):
+    programs = guest_build.speed()
+    names, order = chosen(args, programs), columns(args)
+    before, found = os.getloadavg()[0], {}
+    for i in range(args.rounds):
+        for column in order if i % 2 == 0 else reversed(order):
+            measure_round(column, args, programs, names, found)
+    progress("")
+    result = {"measured": datetime.date.today().isoformat(), "host": boot.host(), "load": [before, os.getloadavg()[0]],
+              "kernel": guest_assets.kernel_package(), "rounds": args.rounds, "time": args.time, "engine_options": args.engine_options,
+              "qemu": boot.version(["qemu-system-x86_64", "--version"]) if "qemu" in order else None, "lines": {}}
+    for group in GROUPS:
+        for name, by_column in found.get(group, {}).items():
+            result["lines"][f"{group}/{name}"] = {column: summary(values) for column, values in by_column.items()}
+    return result
+
+
+def summary(values):
+    """Of the rounds: the median, and the best that any saw."""
+    if isinstance(values[0], dict):
+        return {"median": statistics.median(v["median"] for v in values), "best": min(v["best"] for v in values),
+                "first": statistics.median(v["first"] for v in values), "rounds": [round(v["median"], 9) for v in values]}
+    return {"median": statistics.median(values), "best": min(values), "rounds": [round(v, 6) for v in values]}
+
+
+def take_over(result, path):
+    """Adds the columns of an earlier result to the lines that were measured; its plures is the column `before`."""
+    try:
+        old = json.loads(pathlib.Path(path).read_text())["lines"]
+    except (OSError, ValueError, KeyError) as e:
+        raise BenchError(f"{path} is not what --json writes: {e}") from None
+    for name, line in result["lines"].items():
+        for column, numbers in old.get(name, {}).items():
+            if column in ("plures", "before"):
+                line.setdefault("before" if column == "plures" else "ignored", numbers)
+            else:
+                line.setdefault(column, numbers)
+        line.pop("ignored", None)
+
+
+def main():
+    args = arguments()
+    try:
+        result = measure(args)
+        if args.against:
+            take_over(result, args.against)
+    except (BenchError, guest_assets.AssetError, guest_build.BuildError, machine.MachineTimeout) as e:
+        progress("")
+        sys.exit(f"bench speed: {e}")
+    speed_report.rate(result, "best" if args.best else "median")
+    text = json.dumps(result, indent=1) + "\n"
+    if args.json == "-":
+        print(text, end="")
+    else:
+        print(speed_report.table(result))
+    if args.json and args.json != "-":
+        pathlib.Path(args.json).write_text(text)
+    if args.save:
+        (boot.SAVED / "speed.json").write_text(text)
+        (boot.SAVED / "speed.svg").write_text(speed_report.svg(result))
+        print(f"saved {boot.SAVED / 'speed'}.json and .svg", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
