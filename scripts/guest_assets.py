@@ -125,12 +125,17 @@ def unpack(apt, package, into):
         return debs[0].name
 
 
-def kept(name, make):
+def named_by(recipe):
+    """A short name for what is made from a recipe: another recipe, another name."""
+    return hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
+
+
+def kept(name, make, lock="guest"):
     """The folder .cache/guest/NAME, made once by make(folder), whole or not at all."""
     final = CACHE / "guest" / name
     if final.is_dir():
         return final
-    with locked("guest"):
+    with locked(lock):
         if final.is_dir():
             return final
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -297,15 +302,15 @@ def initramfs(script=None, files=None):
             f.write(data)
         os.chmod(tmp, 0o644)
         os.rename(tmp, path)
-        prune(path.parent)
+        prune(path.parent, "*.cpio", keep=40)
     return path
 
 
-def prune(folder, keep=40):
-    """Drops the oldest archives: the tests' scripts change, the cache should not grow for ever."""
+def prune(folder, pattern, keep):
+    """Drops the oldest of what was made: scripts and recipes change, the cache should not grow for ever."""
     with contextlib.suppress(OSError):
-        for old in sorted(folder.glob("*.cpio"), key=lambda p: p.stat().st_mtime)[:-keep]:
-            old.unlink()
+        for old in sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime)[:-keep]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def main():
