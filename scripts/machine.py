@@ -21,14 +21,22 @@ def plures_path():
     return pathlib.Path(os.environ.get("PLURES") or TOP / "build" / "plures").absolute()
 
 
-def plures(kernel, *, initrd=None, append=None, memory="512M", cpus=1, options=(), engine="soft"):
-    """The command line of a Plures machine. With debug exit, and without reboot unless `options` say --reboot."""
+def plures(kernel, *, initrd=None, append=None, memory="512M", cpus=1, options=(), engine="soft", disks=(), forwards=None,
+           agent=None):
+    """The command line of a Plures machine. With debug exit, and without reboot unless `options` say --reboot. `forwards`
+    gives it a card on the user network and maps ports of the host to its own; `agent` is the guest agent's socket."""
     argv = [str(plures_path()), "run", "--engine", engine, "--kernel", str(kernel), "--memory", str(memory),
             "--cpus", str(cpus), "--debug-exit"]
     if initrd is not None:
         argv += ["--initrd", str(initrd)]
     if append is not None:
         argv += ["--append", append]
+    for disk in disks:
+        argv += ["--disk", str(disk)]
+    if forwards is not None:
+        argv += ["--net", ",".join(["user", *(f"forward=tcp:{host}:{guest}" for host, guest in forwards.items())])]
+    if agent is not None:
+        argv += ["--guest-agent", str(agent)]
     options = list(options)
     if "--reboot" in options:
         options.remove("--reboot")
@@ -37,8 +45,10 @@ def plures(kernel, *, initrd=None, append=None, memory="512M", cpus=1, options=(
     return argv + options
 
 
-def qemu(kernel, *, initrd=None, append=None, memory="512M", cpus=1, options=(), accel="tcg", cpu="max"):
-    """The same machine on QEMU. No default devices: a network card's boot ROM would only cost QEMU time."""
+def qemu(kernel, *, initrd=None, append=None, memory="512M", cpus=1, options=(), accel="tcg", cpu="max", disks=(),
+         forwards=None, agent=None, aio="threads"):
+    """The same machine on QEMU. No default devices: a network card's boot ROM would only cost QEMU time. A disk has a
+    thread of its own."""
     argv = ["qemu-system-x86_64", "-accel", accel, "-M", "q35", "-cpu", cpu, "-m", str(memory), "-smp", str(cpus),
             "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
             "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(kernel)]
@@ -46,6 +56,16 @@ def qemu(kernel, *, initrd=None, append=None, memory="512M", cpus=1, options=(),
         argv += ["-initrd", str(initrd)]
     if append is not None:
         argv += ["-append", append]
+    for i, disk in enumerate(disks):
+        kind = "qcow2" if str(disk).endswith(".qcow2") else "raw"
+        argv += ["-object", f"iothread,id=io{i}", "-drive", f"if=none,id=disk{i},file={disk},format={kind},cache=writeback,aio={aio}",
+                 "-device", f"virtio-blk-pci,drive=disk{i},iothread=io{i}"]
+    if forwards is not None:
+        hosts = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in forwards.items())
+        argv += ["-netdev", f"user,id=net0{hosts}", "-device", "virtio-net-pci,netdev=net0,romfile="]
+    if agent is not None:
+        argv += ["-chardev", f"socket,id=agent,path={agent},server=on,wait=off", "-device", "virtio-serial",
+                 "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"]
     if "--reboot" not in options:
         argv.append("-no-reboot")
     return argv
