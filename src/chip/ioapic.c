@@ -47,21 +47,41 @@ struct ioapic {
 	uint64_t rte[PINS];
 };
 
+static struct apic_message message_of(uint64_t rte)
+{
+	uint32_t dest = rte >> RTE_DEST_SHIFT;
+	bool logical = rte & RTE_LOGICAL;
+
+	return (struct apic_message){
+		.dest = dest == 0xff && !logical ? APIC_DEST_ALL : dest,
+		.vector = rte & RTE_VECTOR,
+		.delivery = rte >> RTE_DELIVERY_SHIFT & 7,
+		.logical = logical,
+		.level = rte & RTE_LEVEL,
+	};
+}
+
+/* Whether the message has an end that clears remote IRR. */
+static bool has_end(const struct apic_message *msg)
+{
+	return msg->level && (msg->delivery == APIC_FIXED || msg->delivery == APIC_LOWEST);
+}
+
+/* Masked or not: an interrupt that is masked while it is served ends all the same. */
+static void tell_route(struct ioapic *ioapic, unsigned pin)
+{
+	struct apic_message msg = message_of(ioapic->rte[pin]);
+
+	if (ioapic->config.route)
+		ioapic->config.route(ioapic->config.ctx, pin, has_end(&msg) ? &msg : NULL);
+}
+
 static void deliver(struct ioapic *ioapic, unsigned pin)
 {
-	uint64_t *rte = &ioapic->rte[pin];
-	uint32_t dest = *rte >> RTE_DEST_SHIFT;
-	bool logical = *rte & RTE_LOGICAL;
-	struct apic_message msg = {
-		.dest = dest == 0xff && !logical ? APIC_DEST_ALL : dest,
-		.vector = *rte & RTE_VECTOR,
-		.delivery = *rte >> RTE_DELIVERY_SHIFT & 7,
-		.logical = logical,
-		.level = *rte & RTE_LEVEL,
-	};
-	/* Only these have an end that could clear it. */
-	if (msg.level && (msg.delivery == APIC_FIXED || msg.delivery == APIC_LOWEST))
-		*rte |= RTE_REMOTE_IRR;
+	struct apic_message msg = message_of(ioapic->rte[pin]);
+
+	if (has_end(&msg))
+		ioapic->rte[pin] |= RTE_REMOTE_IRR;
 	if (msg.delivery == APIC_SIPI)
 		return;
 	ioapic->config.deliver(ioapic->config.ctx, &msg);
@@ -127,6 +147,7 @@ static void write_rte(struct ioapic *ioapic, unsigned reg, uint32_t value)
 	if (!(next & RTE_LEVEL))
 		next &= ~RTE_REMOTE_IRR;
 	ioapic->rte[pin] = next;
+	tell_route(ioapic, pin);
 	service_level(ioapic, pin);
 }
 
@@ -200,8 +221,10 @@ static void ioapic_reset(struct device *dev)
 	pthread_mutex_lock(&ioapic->lock);
 	ioapic->select = 0;
 	ioapic->id = ioapic->config.id;
-	for (unsigned pin = 0; pin < PINS; pin++)
+	for (unsigned pin = 0; pin < PINS; pin++) {
 		ioapic->rte[pin] = RTE_MASKED;
+		tell_route(ioapic, pin);
+	}
 	pthread_mutex_unlock(&ioapic->lock);
 }
 
@@ -240,8 +263,10 @@ static int ioapic_load(struct device *dev, struct state_reader *r, struct error 
 	ioapic->select = select;
 	ioapic->id = id;
 	ioapic->level = level;
-	for (unsigned pin = 0; pin < PINS; pin++)
+	for (unsigned pin = 0; pin < PINS; pin++) {
 		ioapic->rte[pin] = rte[pin];
+		tell_route(ioapic, pin);
+	}
 	pthread_mutex_unlock(&ioapic->lock);
 	return 0;
 }

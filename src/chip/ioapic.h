@@ -21,6 +21,9 @@ struct ioapic_config {
 	uint8_t id;
 	void (*deliver)(void *ctx, const struct apic_message *msg); /* lapic_bus_deliver */
 	void *ctx;
+	/* What a pin will send has changed: a level-triggered message whose end must be told (ioapic_eoi), or NULL when there
+	 * is none. With the lock held; may be NULL. */
+	void (*route)(void *ctx, unsigned pin, const struct apic_message *msg);
 };
 
 struct ioapic *ioapic_create(const struct ioapic_config *config); /* never NULL */

@@ -87,7 +87,7 @@ void lapic_update_locked(struct lapic *lapic)
 		return;
 	/* seq_cst: a vCPU that goes to sleep announces that first and then looks here; the kick looks for it there. */
 	atomic_store(&lapic->deliverable, new);
-	if (old == DELIVERABLE_NONE)
+	if (old == DELIVERABLE_NONE && !lapic->passive)
 		lapic->host.kick(lapic->host.ctx, LAPIC_KICK_INTERRUPT);
 }
 
@@ -340,6 +340,7 @@ struct lapic *lapic_create(const struct lapic_config *config)
 	lapic->id = config->id;
 	lapic->can_x2apic = config->x2apic;
 	lapic->can_deadline = config->tsc_deadline;
+	lapic->passive = config->passive;
 	lapic->address_mask = (UINT64_C(1) << (config->phys_bits ? config->phys_bits : 52)) - 4096;
 	atomic_init(&lapic->deliverable, DELIVERABLE_NONE);
 	pthread_mutex_init(&lapic->lock, NULL);

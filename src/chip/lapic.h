@@ -72,6 +72,9 @@ struct lapic_config {
 	bool x2apic;       /* x2APIC mode can be enabled: must agree with CPUID leaf 1 */
 	bool tsc_deadline; /* likewise */
 	uint8_t phys_bits; /* of a physical address: CPUID leaf 0x80000008; 0 means 52 */
+	/* Only holds the state of a lapic that lives elsewhere (lapic_import, lapic_export): it kicks nobody and its timer
+	 * stands still. */
+	bool passive;
 	struct lapic_host host;
 };
 
@@ -109,6 +112,11 @@ void lapic_set_cr8(struct lapic *lapic, uint64_t value);
 bool lapic_has_interrupt(const struct lapic *lapic);
 /* Takes the highest deliverable interrupt: its vector, or -1. If another can be taken at once, kicks again. Owner. */
 int lapic_ack(struct lapic *lapic);
+
+/* The registers of a passive lapic, in or out: IA32_APIC_BASE, IA32_TSC_DEADLINE, and by their number (offset >> 4) in the
+ * xAPIC's format, with the current count of the timer. What can't be is made to fit. While nothing else uses it. */
+void lapic_import(struct lapic *lapic, uint64_t base, uint64_t tsc_deadline, const uint32_t reg[64]);
+void lapic_export(struct lapic *lapic, uint64_t *base, uint64_t *tsc_deadline, uint32_t reg[64]);
 
 /* A level on LINT0 (pin 0: the 8259's output) or LINT1 (pin 1: NMI). Has the type of irq_line.set. */
 void lapic_set_lint(void *lapic, unsigned pin, bool level);

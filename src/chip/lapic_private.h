@@ -62,7 +62,7 @@ struct lapic {
 	struct clock *clock;
 	struct timer *timer;
 	uint8_t id;
-	bool can_x2apic, can_deadline;
+	bool can_x2apic, can_deadline, passive;
 	uint64_t address_mask; /* of the base MSR */
 
 	/* Read by any thread without the lock (routing, lapic_has_interrupt), written with it. */
@@ -148,6 +148,8 @@ void lapic_timer_set_divide_locked(struct lapic *lapic, uint32_t divide);
 void lapic_timer_set_mode_locked(struct lapic *lapic, uint32_t old);
 void lapic_timer_set_deadline_locked(struct lapic *lapic, uint64_t deadline);
 void lapic_timer_stop_locked(struct lapic *lapic);
+/* Lets it count down from there, with initial_count and divide set already. */
+void lapic_timer_set_left_locked(struct lapic *lapic, uint32_t count);
 /* Arms for what the registers say, after load. */
 void lapic_timer_resume_locked(struct lapic *lapic);
 

@@ -132,3 +132,61 @@ int lapic_load(struct device *dev, struct state_reader *r, struct error *err)
 	lapic_unlock(lapic);
 	return 0;
 }
+
+/* ---- another's registers ---- */
+
+void lapic_import(struct lapic *lapic, uint64_t base, uint64_t tsc_deadline, const uint32_t reg[64])
+{
+	enum { SVR_BITS = 0x3ff, DELIVERY_STATUS = 1 << 12 };
+
+	lapic_lock(lapic);
+	lapic_reset_locked(lapic);
+	if (!(base & BASE_ENABLED) || !lapic->can_x2apic)
+		base &= ~(uint64_t)BASE_X2APIC;
+	atomic_store(&lapic->base, base);
+	atomic_store(&lapic->ldr, base & BASE_X2APIC ? 0 : reg[REG_LDR] & 0xff000000);
+	atomic_store(&lapic->dfr, reg[REG_DFR] | 0x0fffffff);
+	atomic_store(&lapic->svr, reg[REG_SVR] & SVR_BITS);
+	for (unsigned i = 0; i < 8; i++) {
+		uint32_t legal = i ? ~0u : ~0xffffu; /* no vector below 16 */
+		lapic->isr[i] = reg[REG_ISR + i] & legal;
+		lapic->tmr[i] = reg[REG_TMR + i] & legal;
+		lapic->irr[i] = reg[REG_IRR + i] & legal;
+	}
+	lapic->tpr = (uint8_t)reg[REG_TPR];
+	lapic->esr = reg[REG_ESR];
+	lapic->icr = (uint64_t)reg[REG_ICR_HIGH] << 32 | (reg[REG_ICR] & ~(uint32_t)DELIVERY_STATUS);
+	for (unsigned i = 0; i < LVT_COUNT; i++)
+		lapic->lvt[i] = reg[REG_LVT + i] & (lapic_lvt_mask(lapic, i) | LVT_REMOTE_IRR);
+	lapic->divide = reg[REG_DIVIDE] & 0xb;
+	lapic->initial_count = reg[REG_INITIAL_COUNT];
+	lapic->tsc_deadline = tsc_deadline;
+	lapic_timer_set_left_locked(lapic, reg[REG_CURRENT_COUNT]);
+	lapic_update_locked(lapic);
+	lapic_unlock(lapic);
+}
+
+void lapic_export(struct lapic *lapic, uint64_t *base, uint64_t *tsc_deadline, uint32_t reg[64])
+{
+	lapic_lock(lapic);
+	memset(reg, 0, 64 * sizeof(reg[0]));
+	*base = atomic_load(&lapic->base);
+	*tsc_deadline = lapic->tsc_deadline;
+	reg[REG_ID] = (uint32_t)lapic->id << 24;
+	reg[REG_LDR] = lapic_is_x2apic(lapic) ? lapic_x2apic_ldr(lapic) : atomic_load(&lapic->ldr);
+	reg[REG_DFR] = atomic_load(&lapic->dfr);
+	reg[REG_SVR] = atomic_load(&lapic->svr);
+	memcpy(&reg[REG_ISR], lapic->isr, sizeof(lapic->isr));
+	memcpy(&reg[REG_TMR], lapic->tmr, sizeof(lapic->tmr));
+	memcpy(&reg[REG_IRR], lapic->irr, sizeof(lapic->irr));
+	reg[REG_TPR] = lapic->tpr;
+	reg[REG_PPR] = atomic_load(&lapic->ppr);
+	reg[REG_ESR] = lapic->esr;
+	reg[REG_ICR] = (uint32_t)lapic->icr;
+	reg[REG_ICR_HIGH] = lapic->icr >> 32;
+	memcpy(&reg[REG_LVT], lapic->lvt, sizeof(lapic->lvt));
+	reg[REG_DIVIDE] = lapic->divide;
+	reg[REG_INITIAL_COUNT] = lapic->initial_count;
+	reg[REG_CURRENT_COUNT] = lapic_timer_count_locked(lapic);
+	lapic_unlock(lapic);
+}

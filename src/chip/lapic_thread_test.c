@@ -150,7 +150,7 @@ static void test_nothing_is_lost(void **state)
 	struct clock *clock = clock_create_manual();
 	struct bus *mmio = bus_create();
 	struct lapic_bus *bus = lapic_bus_create();
-	struct ioapic_config config = { mmio, PLATFORM_IOAPIC_BASE, 0, lapic_bus_deliver, bus };
+	struct ioapic_config config = { mmio, PLATFORM_IOAPIC_BASE, 0, lapic_bus_deliver, bus, NULL };
 	struct ioapic *ioapic = ioapic_create(&config);
 	struct poster poster[3];
 

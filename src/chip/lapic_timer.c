@@ -44,7 +44,8 @@ static void start_locked(struct lapic *lapic, uint64_t when)
 {
 	lapic->timer_running = true;
 	lapic->timer_when = when;
-	timer_arm(lapic->timer, when);
+	if (!lapic->passive)
+		timer_arm(lapic->timer, when);
 }
 
 /* ---- TSC deadline ---- */
@@ -52,6 +53,8 @@ static void start_locked(struct lapic *lapic, uint64_t when)
 /* Fires if the deadline has passed, or arms for it. */
 static void check_deadline_locked(struct lapic *lapic)
 {
+	if (lapic->passive)
+		return;
 	uint64_t tsc = lapic->host.tsc(lapic->host.ctx);
 
 	if (lapic->tsc_deadline <= tsc) {
@@ -156,6 +159,13 @@ void lapic_timer_set_mode_locked(struct lapic *lapic, uint32_t old)
 
 	if (changed & LVT_TIMER_DEADLINE)
 		lapic_timer_stop_locked(lapic);
+}
+
+void lapic_timer_set_left_locked(struct lapic *lapic, uint32_t count)
+{
+	lapic->timer_running = count != 0;
+	lapic->timer_when = clock_now(lapic->clock) + count_to_ns(lapic, count);
+	lapic_timer_resume_locked(lapic);
 }
 
 void lapic_timer_resume_locked(struct lapic *lapic)

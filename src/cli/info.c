@@ -73,21 +73,48 @@ static void print_feature(void *ctx, const char *name)
 	list->column += (unsigned)printf(" %s", name);
 }
 
-/* What a guest of the first engine that works would see. */
-static struct cpuid *guest_cpuid(void)
-{
-	struct cpuid_config config = { .vcpus = 1, .tsc_khz = 1 };
-	char text[256];
+enum { ENGINES_MAX = 8 };
 
-	for (unsigned i = 0; engines[i] && !config.filter; i++)
-		if (!engines[i]->probe(text, sizeof(text)))
-			config.filter = engines[i]->cpuid_filter;
+/* What each engine's probe said: it takes some milliseconds, so once. */
+struct verdict {
+	const struct engine_ops *ops;
+	bool works;
+	char text[256];
+};
+
+static unsigned probe_all(struct verdict verdict[ENGINES_MAX])
+{
+	unsigned n = 0;
+
+	for (; engines[n] && n < ENGINES_MAX; n++) {
+		verdict[n] = (struct verdict){ .ops = engines[n] };
+		verdict[n].works = !engines[n]->probe(NULL, verdict[n].text, sizeof(verdict[n].text));
+	}
+	return n;
+}
+
+/* What a guest of the first engine that works would see: it is the one that auto takes. */
+static struct cpuid *guest_cpuid(const struct verdict *verdict, unsigned n)
+{
+	const struct cpuid_config config = { .vcpus = 1, .tsc_khz = 1 };
+
+	for (unsigned i = 0; i < n; i++)
+		if (verdict[i].works)
+			return cpuid_create_for(verdict[i].ops, 1, 1);
 	return cpuid_create(&config);
 }
 
-static void info_text(const char *brand, const struct cpuid *cpuid)
+static const char *choice(const struct verdict *verdict, unsigned n)
 {
-	char text[256], size[32];
+	for (unsigned i = 0; i < n; i++)
+		if (verdict[i].works)
+			return verdict[i].ops->name;
+	return "none";
+}
+
+static void info_text(const char *brand, const struct cpuid *cpuid, const struct verdict *verdict, unsigned n)
+{
+	char size[32];
 	struct list list = { .column = 3 };
 
 	printf("version: %s\n", PLURES_VERSION);
@@ -96,20 +123,17 @@ static void info_text(const char *brand, const struct cpuid *cpuid)
 	       size_format(host_memory_limit() >> 20 << 20, size, sizeof(size)));
 	printf("CPUs: a machine can have up to %d\n", VM_CPUS_MAX);
 	puts("engines:");
-	for (unsigned i = 0; engines[i]; i++) {
-		text[0] = '\0';
-		bool works = !engines[i]->probe(text, sizeof(text));
-		printf("  %-6s %s: %s%s%s\n", engines[i]->name, engines[i]->summary, works ? "works" : "does not work",
-		       text[0] ? ", " : "", text);
-	}
+	for (unsigned i = 0; i < n; i++)
+		printf("  %-6s %s: %s%s%s\n", verdict[i].ops->name, verdict[i].ops->summary,
+		       verdict[i].works ? "works" : "does not work", verdict[i].text[0] ? ", " : "", verdict[i].text);
+	printf("  %-6s the first of them that works: %s\n", "auto", choice(verdict, n));
 	printf("guest CPU features:\n   ");
 	cpuid_each_feature(cpuid, print_feature, &list);
 	putchar('\n');
 }
 
-static void info_json(const char *brand, const struct cpuid *cpuid)
+static void info_json(const char *brand, const struct cpuid *cpuid, const struct verdict *verdict, unsigned n)
 {
-	char text[256];
 	struct list list = { .json = true };
 
 	printf("{\n  \"version\": \"%s\",\n  \"host_cpu\": ", PLURES_VERSION);
@@ -117,18 +141,18 @@ static void info_json(const char *brand, const struct cpuid *cpuid)
 	printf(",\n  \"host_cpus\": %ld,\n", sysconf(_SC_NPROCESSORS_ONLN));
 	printf("  \"memory_limit\": %llu,\n  \"cpus_limit\": %d,\n  \"engines\": [",
 	       (unsigned long long)host_memory_limit(), VM_CPUS_MAX);
-	for (unsigned i = 0; engines[i]; i++) {
-		text[0] = '\0';
-		bool works = !engines[i]->probe(text, sizeof(text));
+	for (unsigned i = 0; i < n; i++) {
 		printf("%s\n    {\"name\": ", i ? "," : "");
-		json_string(engines[i]->name);
-		printf(", \"works\": %s, \"summary\": ", works ? "true" : "false");
-		json_string(engines[i]->summary);
+		json_string(verdict[i].ops->name);
+		printf(", \"works\": %s, \"summary\": ", verdict[i].works ? "true" : "false");
+		json_string(verdict[i].ops->summary);
 		printf(", \"detail\": ");
-		json_string(text);
+		json_string(verdict[i].text);
 		putchar('}');
 	}
-	printf("\n  ],\n  \"guest_features\": [");
+	printf("\n  ],\n  \"auto\": ");
+	json_string(choice(verdict, n));
+	printf(",\n  \"guest_features\": [");
 	cpuid_each_feature(cpuid, print_feature, &list);
 	printf("]\n}\n");
 }
@@ -137,6 +161,7 @@ static int info(int argc, char **argv)
 {
 	struct options o = { 0 };
 	struct error err = { "" };
+	struct verdict verdict[ENGINES_MAX];
 	char brand[49];
 
 	int rc = cli_parse(&verb_info, argc, argv, &o, &err);
@@ -146,12 +171,13 @@ static int info(int argc, char **argv)
 	}
 	if (rc)
 		return cli_usage(&verb_info, &err);
-	struct cpuid *cpuid = guest_cpuid();
+	unsigned n = probe_all(verdict);
+	struct cpuid *cpuid = guest_cpuid(verdict, n);
 	cpu_brand(brand);
 	if (o.json)
-		info_json(brand, cpuid);
+		info_json(brand, cpuid, verdict, n);
 	else
-		info_text(brand, cpuid);
+		info_text(brand, cpuid, verdict, n);
 	cpuid_destroy(cpuid);
 	return cli_flush();
 }

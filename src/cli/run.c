@@ -150,6 +150,7 @@ static void say_what(const struct options *o, const struct vm *vm)
 	fprintf(stderr, "plures: %s of memory, %u CPU%s, engine %s%s\n",
 		size_format(o->config.memory, size, sizeof(size)), o->config.cpus, o->config.cpus == 1 ? "" : "s",
 		vm_engine_name(vm), o->config.console_escape ? "; Ctrl-] leaves" : "");
+	fprintf(stderr, "plures: engine %s: %s\n", vm_engine_name(vm), vm_engine_why(vm));
 }
 
 static int run_machine(const struct options *o, struct vm *vm, struct watcher *watcher)
@@ -340,12 +341,13 @@ static const struct cli_option options[] = {
 	  .kind = CLI_STRING,
 	  .offset = CONFIG(engine),
 	  .value = "NAME",
-	  .help = "What executes the guest: auto, the best that works here, or one that plures info names." },
+	  .help = "What executes the guest: kvm, soft, or auto, the first of these that works when it is tried (plures "
+		  "info tells)." },
 	{ .name = "engine-options",
 	  .kind = CLI_STRING,
 	  .offset = CONFIG(engine_options),
 	  .value = "LIST",
-	  .help = "Settings of the engine's own, with commas between." },
+	  .help = "Settings of the engine's own, with commas between; for kvm: halt-poll=MICROSECONDS, slow." },
 	{ .name = "debug-exit",
 	  .kind = CLI_FLAG,
 	  .offset = CONFIG(debug_exit),
@@ -371,7 +373,7 @@ static const struct cli_option options[] = {
 	  .letter = 'v',
 	  .kind = CLI_FLAG,
 	  .offset = offsetof(struct options, verbose),
-	  .help = "Says on standard error what machine it is." },
+	  .help = "Says on standard error what machine it is and why it has that engine." },
 	{ .name = NULL },
 };
 

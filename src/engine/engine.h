@@ -35,6 +35,14 @@ enum { ENGINE_ES, ENGINE_CS, ENGINE_SS, ENGINE_DS, ENGINE_FS, ENGINE_GS, ENGINE_
 
 #define ENGINE_XSAVE_SIZE 4096
 
+/* A local APIC, for engines that bring their own: SDM Vol. 3, 11.4.1. Registers are in the xAPIC's format by their
+ * number, offset >> 4, whatever mode the APIC is in. */
+struct engine_lapic {
+	uint64_t base; /* IA32_APIC_BASE */
+	uint64_t tsc_deadline;
+	uint32_t reg[64];
+};
+
 /* All guest-visible state of one CPU. General registers are in the order of their encoding (rax, rcx, rdx, rbx, rsp,
  * rbp, rsi, rdi, r8-r15). `xsave` is in the standard (non-compacted) format of SDM Vol. 1, 13.4. */
 struct engine_cpu_state {
@@ -61,6 +69,17 @@ struct engine_cpu_state {
 	bool nmi_pending;
 	bool interrupt_shadow; /* after STI or MOV SS */
 	bool halted;
+	/* An event whose delivery has begun and is not done: it comes before the next instruction, whatever RFLAGS and the
+	 * shadow say. What belongs to it in CR2 and DR6 is there already. */
+	struct {
+		bool valid, has_error;
+		bool external; /* an interrupt that was acknowledged; else an exception */
+		uint8_t vector;
+		uint32_t error;
+	} event;
+	/* Only of engines with in_kernel_lapic, and ignored by the others. */
+	bool wait_sipi; /* INIT or power-up came, and no start-up message yet */
+	struct engine_lapic lapic;
 	_Alignas(64) uint8_t xsave[ENGINE_XSAVE_SIZE];
 };
 
@@ -69,6 +88,17 @@ void engine_cpu_state_reset(struct engine_cpu_state *s);
 
 struct engine_cpuid {
 	uint32_t eax, ebx, ecx, edx;
+};
+
+struct engine_cpuid_leaf {
+	uint32_t leaf, subleaf;
+	struct engine_cpuid regs;
+};
+
+/* A message signalled interrupt: SDM Vol. 3, 11.11. */
+struct engine_msi {
+	uint64_t addr;
+	uint32_t data;
 };
 
 /* Why vcpu_run returned. */
@@ -100,6 +130,10 @@ struct engine_callbacks {
 	/* The task priority: MOV to and from CR8. */
 	uint64_t (*cr8_read)(void *ctx);
 	void (*cr8_write)(void *ctx, uint64_t value);
+	/* Only called by engines with in_kernel_lapic: the guest ended an interrupt that vm_eoi_route asked to hear of; an
+	 * INIT came to the boot CPU. Their interrupt_ack is for the 8259 only. */
+	void (*eoi)(void *ctx, uint8_t vector);
+	void (*init)(void *ctx);
 };
 
 /* What vcpu_kick asks for; several may be or-ed. */
@@ -129,13 +163,21 @@ enum { ENGINE_MEM_READONLY = 1 };
 struct engine_ops {
 	const char *name;
 	const char *summary; /* one line for `plures info` and --help */
+	/* It has local APICs of its own, with INIT and start-up messages. interrupt_ack then gives the 8259's interrupts, and
+	 * messages go to vm_msi. */
 	bool in_kernel_lapic;
+	/* Guest code runs on the host's CPU as it stands: what protects the host's kernel from speculation is for the
+	 * guest's kernel to use as well. */
+	bool direct;
 
-	/* Whether it works here: 0 and a line about how in `text`, or -errno and why not. */
-	int (*probe)(char *text, size_t size);
+	/* Whether it works here, by running something: 0 and a line about how in `text`, or -errno and why not. `options`
+	 * are the engine's, or NULL. A few milliseconds at most. */
+	int (*probe)(const char *options, char *text, size_t size);
 
-	/* The CPUID that the engine can carry, from the host's: clears what it can't. Called for each leaf. */
+	/* What CPUID the engine can carry. Either a filter of the host's, called for each leaf, which clears what it can't;
+	 * or a list, made once: fills in at most `max` leaves and returns their number, or -errno. The other is NULL. */
 	void (*cpuid_filter)(uint32_t leaf, uint32_t subleaf, struct engine_cpuid *regs);
+	int (*cpuid_leaves)(struct engine_cpuid_leaf *leaves, unsigned max);
 
 	int (*vm_create)(struct engine_vm **vm, const struct engine_config *config, struct error *err);
 	void (*vm_destroy)(struct engine_vm *vm);
@@ -157,6 +199,23 @@ struct engine_ops {
 	 * exists, and late: an engine may measure it since vm_create. */
 	uint64_t (*vm_tsc)(struct engine_vm *vm);
 	uint64_t (*vm_tsc_khz)(struct engine_vm *vm);
+
+	/* What follows may be NULL; the first two are not where in_kernel_lapic is set. */
+
+	/* Sends an interrupt message to the local APICs. Any thread, with any lock of a chip held. */
+	void (*vm_msi)(struct engine_vm *vm, const struct engine_msi *msi);
+	/* From now on that pin of the I/O APIC sends the message level-triggered, and callbacks.eoi is to be called when its
+	 * vector is ended; NULL: no longer. Any thread. */
+	void (*vm_eoi_route)(struct engine_vm *vm, unsigned pin, const struct engine_msi *msi);
+	/* Paravirtual clock: what it reads in ns, and setting it, with no vCPU running. Where NULL the machine has its own. */
+	uint64_t (*vm_clock)(struct engine_vm *vm);
+	void (*vm_set_clock)(struct engine_vm *vm, uint64_t ns);
+	/* Dirty log of all memory: starts or stops it, and takes the pages of a region that was given to vm_map at gpa which
+	 * were written since the last time, a bit each, lowest first. -errno. Any thread. */
+	int (*vm_dirty_log)(struct engine_vm *vm, bool on);
+	int (*vm_dirty_take)(struct engine_vm *vm, uint64_t gpa, uint64_t *bitmap);
+	/* A write to a paravirtual MSR that the engine serves. False: #GP. The vCPU's thread, or not running. */
+	bool (*vcpu_paravirt)(struct engine_vcpu *vcpu, uint32_t index, uint64_t value);
 };
 
 /* All engines, from engines.def, ended by NULL; and one by name or NULL. */

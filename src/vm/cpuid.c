@@ -39,7 +39,7 @@ struct cpuid {
 
 /* ---- feature words ---- */
 
-enum policy { HOST, SOUND, OURS, AMD, INTEL, SMP };
+enum policy { HOST, SOUND, OURS, AMD, INTEL, SMP, DIRECT, ANYWHERE, KERNEL };
 
 static const struct {
 	uint32_t leaf, subleaf;
@@ -65,11 +65,16 @@ static const struct {
 };
 
 static const struct {
-	uint8_t word, bit, policy;
+	uint8_t word, bit, policy, direct; /* the policy where engine_ops.direct is set */
 	const char *name;
 } features[] = {
-#define FEATURE(word, bit, policy, name) { CPUID_##word, bit, policy, #name },
+#define FEATURE(word, bit, policy, name) { CPUID_##word, bit, policy, policy, #name },
+#define MITIGATION(word, bit, policy, name) { CPUID_##word, bit, policy, HOST, #name },
+#define PARAVIRT(bit, name, where, msr, gain) { CPUID_KVM_EAX, bit, where, where, #name },
 #include "vm/cpuid_features.def"
+#include "vm/paravirt.def"
+#undef PARAVIRT
+#undef MITIGATION
 #undef FEATURE
 };
 
@@ -80,11 +85,24 @@ void cpuid_host(uint32_t leaf, uint32_t subleaf, struct engine_cpuid *out)
 	__cpuid_count(leaf, subleaf, out->eax, out->ebx, out->ecx, out->edx);
 }
 
+/* A leaf of the engine's own list. */
+static struct engine_cpuid read_list(const struct cpuid *cpuid, uint32_t leaf, uint32_t subleaf)
+{
+	for (unsigned i = 0; i < cpuid->config.listed; i++) {
+		const struct engine_cpuid_leaf *l = &cpuid->config.list[i];
+		if (l->leaf == leaf && l->subleaf == subleaf)
+			return l->regs;
+	}
+	return (struct engine_cpuid){ 0 };
+}
+
 /* The host's leaf as the engine keeps it; zeros for one that the host does not have. */
 static struct engine_cpuid read_host(const struct cpuid *cpuid, uint32_t leaf, uint32_t subleaf)
 {
 	struct engine_cpuid regs = { 0 };
 
+	if (cpuid->config.list)
+		return read_list(cpuid, leaf, subleaf);
 	cpuid->config.host(leaf & 0x80000000, 0, &regs);
 	if (leaf > regs.eax)
 		return (struct engine_cpuid){ 0 };
@@ -134,12 +152,16 @@ static bool kernel_trusts(const struct cpuid *cpuid, const char *name)
 
 static bool feature_shown(const struct cpuid *cpuid, unsigned i, uint32_t host_word)
 {
-	switch ((enum policy)features[i].policy) {
+	switch ((enum policy)(cpuid->config.direct ? features[i].direct : features[i].policy)) {
+	case DIRECT:
+		return cpuid->config.direct && (host_word >> features[i].bit & 1);
+	case KERNEL: /* who has no such leaf has no such feature */
 	case HOST:
 		return host_word >> features[i].bit & 1;
 	case SOUND:
 		return (host_word >> features[i].bit & 1) && kernel_trusts(cpuid, features[i].name);
 	case OURS:
+	case ANYWHERE:
 		return true;
 	case AMD:
 		return cpuid->amd;
@@ -154,11 +176,10 @@ static bool feature_shown(const struct cpuid *cpuid, unsigned i, uint32_t host_w
 static void make_words(struct cpuid *cpuid)
 {
 	for (unsigned w = 0; w < CPUID_WORDS; w++) {
-		uint32_t host = 0;
-		if (w != CPUID_KVM_EAX) {
-			struct engine_cpuid regs = read_host(cpuid, words[w].leaf, words[w].subleaf);
-			host = reg_of(&regs, words[w].reg);
-		}
+		struct engine_cpuid regs = { 0 };
+		if (w != CPUID_KVM_EAX || cpuid->config.list) /* not another hypervisor's below us */
+			regs = read_host(cpuid, words[w].leaf, words[w].subleaf);
+		uint32_t host = reg_of(&regs, words[w].reg);
 		for (unsigned i = 0; i < FEATURES; i++)
 			if (features[i].word == w && feature_shown(cpuid, i, host))
 				cpuid->word[w] |= 1u << features[i].bit;
@@ -377,6 +398,26 @@ struct cpuid *cpuid_create(const struct cpuid_config *config)
 	make_clocks(cpuid);
 	free(cpuid->kernel_flags);
 	cpuid->kernel_flags = NULL;
+	return cpuid;
+}
+
+struct cpuid *cpuid_create_for(const struct engine_ops *ops, unsigned vcpus, uint64_t tsc_khz)
+{
+	enum { LISTED_MAX = 256 };
+	struct cpuid_config config = {
+		.vcpus = vcpus, .tsc_khz = tsc_khz, .filter = ops->cpuid_filter, .direct = ops->direct
+	};
+	struct engine_cpuid_leaf *list = NULL;
+
+	if (ops->cpuid_leaves) {
+		list = memory_zalloc(LISTED_MAX * sizeof(*list));
+		int listed = ops->cpuid_leaves(list, LISTED_MAX);
+		config.list = list;
+		config.listed = listed > 0 ? (unsigned)listed : 0;
+	}
+	struct cpuid *cpuid = cpuid_create(&config);
+	cpuid->config.list = NULL;
+	free(list);
 	return cpuid;
 }
 

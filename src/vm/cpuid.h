@@ -45,11 +45,17 @@ struct cpuid_config {
 	uint64_t tsc_khz;
 	cpuid_read_fn *host;   /* NULL: this CPU */
 	cpuid_read_fn *filter; /* the engine's cpuid_filter, or NULL */
+	/* What the engine can carry, in place of the host's and a filter; or NULL. */
+	const struct engine_cpuid_leaf *list;
+	unsigned listed;
+	bool direct; /* engine_ops.direct */
 };
 
 struct cpuid;
 
 struct cpuid *cpuid_create(const struct cpuid_config *config); /* never NULL */
+/* The same with what an engine says of itself. */
+struct cpuid *cpuid_create_for(const struct engine_ops *ops, unsigned vcpus, uint64_t tsc_khz);
 void cpuid_destroy(struct cpuid *cpuid);
 
 /* What CPUID gives on a vCPU. Leaves that do not exist read as zeros. */

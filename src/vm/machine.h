@@ -53,6 +53,7 @@ struct vcpu {
 struct vm {
 	struct vm_config config;
 	const struct engine_ops *ops;
+	char why[768]; /* vm_engine_why */
 	struct engine_vm *engine;
 	struct host_memory ram[BOOT_MAX_REGIONS];
 	struct boot_memory memory;
@@ -66,11 +67,12 @@ struct vm {
 	struct device *devices; /* in order of creation */
 	struct lapic_bus *lapics;
 	struct i8259 *pic;
+	atomic_bool extint; /* the level of its output, for an engine with local APICs of its own */
 	struct ioapic *ioapic;
 	struct i8250 *uart;
 	struct console *console;
 	struct cpuid *cpuid;
-	struct kvmclock kvmclock;
+	struct kvmclock kvmclock; /* unused where the engine has its own */
 	struct vcpu *vcpu;
 	unsigned vcpus;
 	FILE *trace; /* or NULL */

@@ -15,7 +15,7 @@
 #include "vm/platform.h"
 #include "vm/state.h"
 
-enum who { ANY, AMD, INTEL };
+enum who { ANY, AMD, INTEL, ENGINE };
 
 enum how {
 	STORE,     /* keeps what is written; a bit outside `writable` that changes is #GP */
@@ -26,6 +26,7 @@ enum how {
 	ALL_OR_NONE, /* 0 or all ones, as machine check controls are */
 	KVM_TIME,
 	KVM_WALL,
+	PARAVIRTUAL, /* the engine's; only where it serves them */
 };
 
 struct row {
@@ -95,6 +96,11 @@ static const struct row rows[] = {
 	{ 0xc001102a, 1, AMD, STORE, 0, ALL },                    /* BU_CFG2 */
 	{ 0x4b564d00, 1, ANY, KVM_WALL, 0, ALL },
 	{ 0x4b564d01, 1, ANY, KVM_TIME, 0, ALL },
+	{ 0x4b564d06, 1, ENGINE, PARAVIRTUAL, 0, ALL }, /* KVM_ASYNC_PF_INT, before the MSR that turns it on */
+	{ 0x4b564d02, 1, ENGINE, PARAVIRTUAL, 0, ALL }, /* KVM_ASYNC_PF_EN */
+	{ 0x4b564d03, 1, ENGINE, PARAVIRTUAL, 0, ALL }, /* KVM_STEAL_TIME */
+	{ 0x4b564d04, 1, ENGINE, PARAVIRTUAL, 0, ALL }, /* KVM_PV_EOI_EN */
+	{ 0x4b564d05, 1, ENGINE, PARAVIRTUAL, 1, ALL }, /* KVM_POLL_CONTROL */
 };
 
 enum { ROWS = sizeof(rows) / sizeof(rows[0]), SLOTS = 160 };
@@ -104,13 +110,25 @@ struct msrs {
 	uint64_t value[SLOTS];
 };
 
+static bool is_here(const struct msrs *msrs, const struct row *row)
+{
+	switch (row->who) {
+	case ANY:
+		return true;
+	case ENGINE:
+		return msrs->config.engine;
+	default:
+		return (row->who == AMD) == msrs->config.amd;
+	}
+}
+
 /* The row of an index and the slot of its value, or NULL. */
 static const struct row *find(const struct msrs *msrs, uint32_t index, unsigned *slot)
 {
 	*slot = 0;
 	for (unsigned i = 0; i < ROWS; i++) {
 		const struct row *row = &rows[i];
-		if (index - row->first < row->count && (row->who == ANY || (row->who == AMD) == msrs->config.amd)) {
+		if (index - row->first < row->count && is_here(msrs, row)) {
 			*slot += index - row->first;
 			return row;
 		}
@@ -206,6 +224,22 @@ static bool kvm_wall(struct msrs *msrs, uint64_t gpa)
 	return true;
 }
 
+static bool tell_engine(const struct msrs *msrs, uint32_t index, uint64_t value)
+{
+	return msrs->config.engine(msrs->config.engine_ctx, index, value);
+}
+
+void msrs_tell_engine(struct msrs *msrs)
+{
+	unsigned slot;
+
+	for (unsigned i = 0; msrs->config.engine && i < ROWS; i++)
+		if (rows[i].how == KVM_TIME || rows[i].how == PARAVIRTUAL) {
+			find(msrs, rows[i].first, &slot);
+			tell_engine(msrs, rows[i].first, msrs->value[slot]);
+		}
+}
+
 static bool allowed(struct msrs *msrs, const struct row *row, uint32_t index, uint64_t value)
 {
 	switch (row->how) {
@@ -220,9 +254,11 @@ static bool allowed(struct msrs *msrs, const struct row *row, uint32_t index, ui
 	case ALL_OR_NONE:
 		return value == 0 || value == ALL;
 	case KVM_TIME:
-		return kvm_time(msrs, value);
+		return msrs->config.engine ? tell_engine(msrs, index, value) : kvm_time(msrs, value);
 	case KVM_WALL:
-		return kvm_wall(msrs, value);
+		return msrs->config.engine ? tell_engine(msrs, index, value) : kvm_wall(msrs, value);
+	case PARAVIRTUAL:
+		return tell_engine(msrs, index, value);
 	default:
 		return true;
 	}
@@ -250,7 +286,7 @@ bool msrs_write(struct msrs *msrs, uint32_t index, uint64_t value)
 
 static bool belongs(const struct msrs *msrs, const struct row *row)
 {
-	return row->how != DROP && row->writable && (row->who == ANY || (row->who == AMD) == msrs->config.amd);
+	return row->how != DROP && row->writable && is_here(msrs, row);
 }
 
 static void field_name(char name[16], uint32_t index)

@@ -26,6 +26,10 @@ struct msr_config {
 	/* Guest memory [gpa, gpa + size) for writing, or NULL; and what to call after writing there. */
 	void *(*memory)(void *ctx, uint64_t gpa, uint64_t size);
 	void (*written)(void *ctx, uint64_t gpa, uint64_t size);
+	/* The engine serves the paravirtual MSRs and takes what is written to them, false for #GP; or NULL: the clock is
+	 * served here, and there are no others. */
+	bool (*engine)(void *engine_ctx, uint32_t index, uint64_t value);
+	void *engine_ctx;
 	void *ctx;
 };
 
@@ -34,6 +38,9 @@ void msrs_destroy(struct msrs *msrs);
 
 /* Power-up values, and MTRRs as firmware leaves them. */
 void msrs_reset(struct msrs *msrs);
+
+/* Tells the engine the paravirtual MSRs' values, if it serves them: after a reset. */
+void msrs_tell_engine(struct msrs *msrs);
 
 /* Fields of the current section: one for each register that can be written, by its index. Loading puts KVM's clock back
  * into guest memory, which must have been loaded before; -EINVAL for values that a guest could not have written. */

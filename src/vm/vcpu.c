@@ -14,6 +14,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "chip/i8259.h"
+#include "chip/ioapic.h"
 #include "chip/lapic.h"
 #include "vm/bus.h"
 #include "vm/machine.h"
@@ -70,7 +72,16 @@ void vcpu_post_sipi(void *ctx, uint8_t vector)
 	vcpu_kick(vcpu, ENGINE_KICK_EXIT);
 }
 
-/* ---- INIT and SIPI: SDM Vol. 3, 9.4 ---- */
+/* ---- INIT and SIPI: SDM Vol. 3, 9.4. Engines with local APICs of their own do it themselves. ---- */
+
+/* What is to go into such an engine with the rest of the state. */
+static void export_lapic(struct vcpu *vcpu)
+{
+	struct engine_lapic *lapic = &vcpu->state.lapic;
+
+	if (vcpu->vm->ops->in_kernel_lapic)
+		lapic_export(vcpu->lapic, &lapic->base, &lapic->tsc_deadline, lapic->reg);
+}
 
 static void power_up_state(struct vcpu *vcpu)
 {
@@ -124,7 +135,9 @@ static void take_events(struct vcpu *vcpu)
 	if (events & EVENT_SIPI)
 		take_sipi(vcpu, (uint8_t)(events >> SIPI_VECTOR_SHIFT));
 	if (vcpu->new_state) {
+		export_lapic(vcpu);
 		vcpu->vm->ops->vcpu_set_state(vcpu->engine, &vcpu->state);
+		msrs_tell_engine(vcpu->msrs);
 		vcpu->new_state = false;
 	}
 }
@@ -133,7 +146,6 @@ void vcpu_reset(struct vcpu *vcpu, const struct engine_cpu_state *entry)
 {
 	atomic_store(&vcpu->events, 0);
 	msrs_reset(vcpu->msrs);
-	vcpu->wait_sipi = vcpu->index > 0;
 	vcpu->new_state = true;
 	if (vcpu->index == 0) {
 		vcpu->state = *entry;
@@ -141,6 +153,9 @@ void vcpu_reset(struct vcpu *vcpu, const struct engine_cpu_state *entry)
 	} else {
 		power_up_state(vcpu);
 	}
+	bool waits = vcpu->index > 0;
+	vcpu->wait_sipi = waits && !vcpu->vm->ops->in_kernel_lapic;
+	vcpu->state.wait_sipi = waits;
 }
 
 /* ---- the thread ---- */
@@ -246,7 +261,7 @@ static void on_mmio(void *ctx, uint64_t gpa, void *data, unsigned size, bool wri
 	struct vcpu *vcpu = ctx;
 	struct vm *vm = vcpu->vm;
 	uint64_t value = 0;
-	bool claimed = lapic_mmio(vcpu->lapic, gpa, data, size, write);
+	bool claimed = !vm->ops->in_kernel_lapic && lapic_mmio(vcpu->lapic, gpa, data, size, write);
 
 	if (claimed) {
 		memcpy(&value, data, size);
@@ -266,7 +281,10 @@ static void on_mmio(void *ctx, uint64_t gpa, void *data, unsigned size, bool wri
 static int on_interrupt_ack(void *ctx)
 {
 	const struct vcpu *vcpu = ctx;
+	const struct vm *vm = vcpu->vm;
 
+	if (vm->ops->in_kernel_lapic)
+		return vcpu->index == 0 && atomic_load(&vm->extint) ? i8259_ack(vm->pic) : -1;
 	return lapic_ack(vcpu->lapic);
 }
 
@@ -274,7 +292,7 @@ static bool on_msr_read(void *ctx, uint32_t index, uint64_t *value)
 {
 	const struct vcpu *vcpu = ctx;
 
-	if (lapic_owns_msr(index))
+	if (lapic_owns_msr(index) && !vcpu->vm->ops->in_kernel_lapic)
 		return lapic_msr_read(vcpu->lapic, index, value);
 	return msrs_read(vcpu->msrs, index, value);
 }
@@ -283,7 +301,7 @@ static bool on_msr_write(void *ctx, uint32_t index, uint64_t value)
 {
 	const struct vcpu *vcpu = ctx;
 
-	if (lapic_owns_msr(index))
+	if (lapic_owns_msr(index) && !vcpu->vm->ops->in_kernel_lapic)
 		return lapic_msr_write(vcpu->lapic, index, value);
 	return msrs_write(vcpu->msrs, index, value);
 }
@@ -313,6 +331,20 @@ static void on_cr8_write(void *ctx, uint64_t value)
 	lapic_set_cr8(vcpu->lapic, value);
 }
 
+static void on_eoi(void *ctx, uint8_t vector)
+{
+	const struct vcpu *vcpu = ctx;
+
+	ioapic_eoi(vcpu->vm->ioapic, vector);
+}
+
+static void on_init(void *ctx)
+{
+	const struct vcpu *vcpu = ctx;
+
+	vm_request_reset(vcpu->vm);
+}
+
 static const struct engine_callbacks callbacks = {
 	.pio = on_pio,
 	.mmio = on_mmio,
@@ -322,6 +354,8 @@ static const struct engine_callbacks callbacks = {
 	.cpuid = on_cpuid,
 	.cr8_read = on_cr8_read,
 	.cr8_write = on_cr8_write,
+	.eoi = on_eoi,
+	.init = on_init,
 };
 
 /* ---- making ---- */
@@ -340,6 +374,13 @@ static void on_memory_written(void *ctx, uint64_t gpa, uint64_t size)
 	vm->ops->vm_written(vm->engine, gpa, size);
 }
 
+static bool on_paravirt(void *ctx, uint32_t index, uint64_t value)
+{
+	const struct vcpu *vcpu = ctx;
+
+	return vcpu->vm->ops->vcpu_paravirt(vcpu->engine, index, value);
+}
+
 int vcpu_create(struct vcpu *vcpu, struct error *err)
 {
 	struct vm *vm = vcpu->vm;
@@ -350,6 +391,8 @@ int vcpu_create(struct vcpu *vcpu, struct error *err)
 		.memory = on_guest_memory,
 		.written = on_memory_written,
 		.ctx = vm,
+		.engine = vm->ops->vcpu_paravirt ? on_paravirt : NULL,
+		.engine_ctx = vcpu,
 	};
 
 	vcpu->msrs = msrs_create(&config);

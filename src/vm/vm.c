@@ -216,7 +216,8 @@ static void close_trace(struct vm *vm)
 
 static int pick_engine(struct vm *vm, struct error *err)
 {
-	char why[256] = "this build has none";
+	const char *options = vm->config.engine_options;
+	char why[256] = "this build has none", others[512] = "";
 
 	if (vm->config.ops) {
 		vm->ops = vm->config.ops;
@@ -226,14 +227,19 @@ static int pick_engine(struct vm *vm, struct error *err)
 		vm->ops = engine_find(vm->config.engine);
 		if (!vm->ops)
 			return error_set(err, -EINVAL, "no engine is called '%s'", vm->config.engine);
-		int rc = vm->ops->probe(why, sizeof(why));
+		int rc = vm->ops->probe(options, why, sizeof(why));
+		snprintf(vm->why, sizeof(vm->why), "%s", why);
 		return rc ? error_set(err, rc, "engine %s does not work here: %s", vm->ops->name, why) : 0;
 	}
-	for (unsigned i = 0; engines[i]; i++)
-		if (!engines[i]->probe(why, sizeof(why))) {
+	for (unsigned i = 0; engines[i]; i++) {
+		if (!engines[i]->probe(options, why, sizeof(why))) {
 			vm->ops = engines[i];
+			snprintf(vm->why, sizeof(vm->why), "%s%s", others, why);
 			return 0;
 		}
+		size_t used = strlen(others);
+		snprintf(others + used, sizeof(others) - used, "not %s: %s; ", engines[i]->name, why);
+	}
 	return error_set(err, -ENODEV, "no engine works here: %s", why);
 }
 
@@ -279,9 +285,8 @@ static int make_engine(struct vm *vm, struct error *err)
 static int make_cpus_and_chips(struct vm *vm, struct error *err)
 {
 	uint64_t khz = vm->ops->vm_tsc_khz(vm->engine);
-	struct cpuid_config config = { .vcpus = vm->config.cpus, .tsc_khz = khz, .filter = vm->ops->cpuid_filter };
 
-	vm->cpuid = cpuid_create(&config);
+	vm->cpuid = cpuid_create_for(vm->ops, vm->config.cpus, khz);
 	kvmclock_init(&vm->kvmclock, vm->ops->vm_tsc(vm->engine), khz, 0, 0);
 	vm->vcpu = memory_zalloc(sizeof(*vm->vcpu) * vm->config.cpus);
 	vm->vcpus = vm->config.cpus;
@@ -344,6 +349,11 @@ int vm_create(struct vm **result, const struct vm_config *config, struct error *
 const char *vm_engine_name(const struct vm *vm)
 {
 	return vm->ops->name;
+}
+
+const char *vm_engine_why(const struct vm *vm)
+{
+	return vm->why;
 }
 
 /* ---- running ---- */

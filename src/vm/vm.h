@@ -42,6 +42,8 @@ void vm_kill(struct vm *vm, const char *reason);
 
 /* The name of the engine that runs it. */
 const char *vm_engine_name(const struct vm *vm);
+/* What its probe said, and, where auto chose it, why not those that it prefers. */
+const char *vm_engine_why(const struct vm *vm);
 
 /* vm may be NULL. */
 void vm_destroy(struct vm *vm);

@@ -52,6 +52,12 @@ static uint64_t on_tsc_khz(void *ctx)
 	return vcpu->vm->ops->vm_tsc_khz(vcpu->vm->engine);
 }
 
+/* Of engines that bring their own local APICs: ours only hold their state. */
+static bool lapics_are_engines(const struct vm *vm)
+{
+	return vm->ops->in_kernel_lapic;
+}
+
 static int make_lapics(struct vm *vm, struct error *err)
 {
 	vm->lapics = lapic_bus_create();
@@ -65,6 +71,7 @@ static int make_lapics(struct vm *vm, struct error *err)
 		    .x2apic = true,
 		    .tsc_deadline = true,
 		    .phys_bits = (uint8_t)cpuid_phys_bits(vm->cpuid),
+		    .passive = lapics_are_engines(vm),
 		    .host =
 			{
 			    .ctx = &vm->vcpu[i],
@@ -85,6 +92,54 @@ static int make_lapics(struct vm *vm, struct error *err)
 
 /* ---- interrupts ---- */
 
+static struct engine_msi msi_of(const struct apic_message *msg)
+{
+	uint32_t dest = msg->dest == APIC_DEST_ALL ? 0xff : msg->dest & 0xff;
+
+	return (struct engine_msi){
+		.addr = PLATFORM_LAPIC_BASE | dest << 12 | (uint32_t)msg->logical << 2,
+		.data = msg->vector | (uint32_t)msg->delivery << 8 | (uint32_t)msg->level << 15,
+	};
+}
+
+/* A message of the I/O APIC's. */
+static void deliver(void *ctx, const struct apic_message *msg)
+{
+	const struct vm *vm = ctx;
+
+	if (lapics_are_engines(vm)) {
+		const struct engine_msi msi = msi_of(msg);
+		vm->ops->vm_msi(vm->engine, &msi);
+	} else {
+		lapic_bus_deliver(vm->lapics, msg);
+	}
+}
+
+static void on_route(void *ctx, unsigned pin, const struct apic_message *msg)
+{
+	const struct vm *vm = ctx;
+
+	if (msg) {
+		const struct engine_msi msi = msi_of(msg);
+		vm->ops->vm_eoi_route(vm->engine, pin, &msi);
+	} else {
+		vm->ops->vm_eoi_route(vm->engine, pin, NULL);
+	}
+}
+
+/* The 8259's output, for the boot CPU. */
+static void set_lint0(void *ctx, unsigned pin, bool level)
+{
+	struct vm *vm = ctx;
+
+	lapic_set_lint(vm->vcpu[0].lapic, pin, level);
+	if (!lapics_are_engines(vm))
+		return;
+	atomic_store(&vm->extint, level);
+	if (level)
+		vcpu_kick(&vm->vcpu[0], ENGINE_KICK_INTERRUPT);
+}
+
 static void on_eoi(void *ioapic, uint8_t vector)
 {
 	ioapic_eoi(ioapic, vector);
@@ -92,13 +147,14 @@ static void on_eoi(void *ioapic, uint8_t vector)
 
 static int make_interrupt_controllers(struct vm *vm, struct error *err)
 {
-	struct irq_line lint0 = { .set = lapic_set_lint, .sink = vm->vcpu[0].lapic, .pin = 0 };
+	struct irq_line lint0 = { .set = set_lint0, .sink = vm, .pin = 0 };
 	struct ioapic_config config = {
 		.mmio = vm->mmio,
 		.base = PLATFORM_IOAPIC_BASE,
 		.id = 0, /* as in the MADT */
-		.deliver = lapic_bus_deliver,
-		.ctx = vm->lapics,
+		.deliver = deliver,
+		.route = lapics_are_engines(vm) ? on_route : NULL,
+		.ctx = vm,
 	};
 
 	vm->pic = i8259_create(vm->pio, lint0);
@@ -134,7 +190,11 @@ static void on_msi(void *ctx, uint64_t addr, uint32_t data)
 {
 	struct vm *vm = ctx;
 
-	if (addr >> 20 == PLATFORM_LAPIC_BASE >> 20) /* elsewhere it would be a write to memory, of no use to anyone */
+	if (addr >> 20 != PLATFORM_LAPIC_BASE >> 20) /* it would be a write to memory, of no use to anyone */
+		return;
+	if (lapics_are_engines(vm))
+		vm->ops->vm_msi(vm->engine, &(const struct engine_msi){ .addr = addr, .data = data });
+	else
 		lapic_bus_msi(vm->lapics, addr, data);
 }
 

@@ -227,7 +227,9 @@ struct soft_cpu {
 	uint64_t pat, tsc_aux;
 	uint64_t pdpte[4];                 /* PAE paging's, loaded by MOV CR3 */
 	bool nmi_masked, nmi_held, halted; /* held: an NMI that came while masked */
-	bool checks_alignment;             /* CPL 3, RFLAGS.AC and CR0.AM (soft_update_mode's own) */
+	bool interrupt_held;               /* held_vector was acknowledged and comes before the next instruction */
+	uint8_t held_vector;
+	bool checks_alignment; /* CPL 3, RFLAGS.AC and CR0.AM (soft_update_mode's own) */
 	/* tlb.c's own: which TLB entries may be in use, by SOFT_TLB_GLOBAL, so that a flush need not visit all, and
 	 * filters of the 4 MiB and 1 GiB areas that entries were made in from large and huge pages. */
 	uint64_t tlb_used[SOFT_MMU_COUNT][2][SOFT_TLB_SIZE / 64];

@@ -154,6 +154,11 @@ static bool take_events(struct soft_cpu *cpu)
 			cpu->irq_pending = 1;
 		}
 	}
+	if (cpu->interrupt_held) { /* acknowledged already, so whatever IF says */
+		cpu->interrupt_held = false;
+		cpu->exit_link = NULL;
+		soft_interrupt(cpu, cpu->held_vector);
+	}
 	if (cpu->nmi_held && !cpu->nmi_masked && !cpu->shadow) {
 		cpu->nmi_held = false;
 		cpu->exit_link = NULL;

@@ -28,9 +28,10 @@ struct engine_vcpu {
 };
 
 /* What the translator's own code and rules need of the host. */
-static int soft_probe(char *text, size_t size)
+static int soft_probe(const char *options, char *text, size_t size)
 {
 	unsigned a, b, c, d;
+	(void)options;
 	if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE)) {
 		snprintf(text, size,
 			 "needs RDGSBASE in user mode, which this kernel does not allow (Linux 5.9 and later do)");
@@ -150,7 +151,7 @@ static int check_options(const char *options, struct error *err)
 static int soft_vm_create(struct engine_vm **out, const struct engine_config *config, struct error *err)
 {
 	char text[256];
-	int rc = soft_probe(text, sizeof(text));
+	int rc = soft_probe(NULL, text, sizeof(text));
 	if (rc < 0)
 		return error_set(err, rc, "the soft engine %s", text);
 	if (config->vcpus > SOFT_MAX_VCPUS)
@@ -278,6 +279,15 @@ static void soft_vcpu_get_state(struct engine_vcpu *vcpu, struct engine_cpu_stat
 	s->nmi_pending = cpu->nmi_held || (atomic_load(&cpu->kick) & SOFT_KICK_NMI);
 	s->interrupt_shadow = cpu->shadow;
 	s->halted = cpu->halted;
+	if (cpu->exc.pending) {
+		s->event.valid = true;
+		s->event.vector = cpu->exc.vector;
+		s->event.has_error = cpu->exc.has_error;
+		s->event.error = cpu->exc.error;
+	} else if (cpu->interrupt_held) {
+		s->event.valid = s->event.external = true;
+		s->event.vector = cpu->held_vector;
+	}
 	memcpy(s->xsave, cpu->xsave, sizeof(s->xsave));
 }
 
@@ -328,7 +338,14 @@ static void soft_vcpu_set_state(struct engine_vcpu *vcpu, const struct engine_cp
 	cpu->halted = s->halted;
 	memcpy(cpu->xsave, s->xsave, sizeof(s->xsave));
 	sanitize_xsave(cpu->xsave);
-	cpu->exc.pending = false;
+	cpu->exc.pending = s->event.valid && !s->event.external;
+	cpu->exc.vector = s->event.vector & 31;
+	cpu->exc.has_error = s->event.has_error;
+	cpu->exc.error = s->event.error;
+	cpu->exc.cr2 = s->cr2;
+	cpu->exc.dr6 = s->dr[6];
+	cpu->interrupt_held = s->event.valid && s->event.external;
+	cpu->held_vector = s->event.vector;
 	cpu->delivery.active = false;
 	cpu->exit_link = NULL;
 	cpu->stepped = false;

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kvm engine: what it says of hosts that it can't work on, and tiny guests that run on both engines.
+
+A /dev/kvm that only emulates guest kernel mode does for tiny guests. What needs true KVM semantics is in
+tests/test_nested.py."""
+import json
+import os
+import re
+import subprocess
+import tempfile
+
+import pytest
+
+import machine
+from test_host import AS_NOBODY
+
+pytestmark = pytest.mark.plures
+
+
+def run(plures, *args, before=(), env=None):
+    return subprocess.run([*before, str(plures), *map(str, args)], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+                          env={**os.environ, **(env or {})})
+
+
+def only_line(result, status=1):
+    assert result.returncode == status, result.stdout + result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("plures: "), result.stderr
+    return lines[0]
+
+
+def in_dev(script):
+    """Runs what follows with a /dev of its own, made by the script."""
+    if os.geteuid():
+        pytest.skip("only root can take /dev away")
+    return ["unshare", "--mount", "sh", "-c", f'{script} && exec "$@"', "sh"]
+
+
+@pytest.fixture
+def start(tiny):
+    return ["run", "--engine", "kvm", "--kernel", tiny("hello"), "--memory", "64M", "--debug-exit"]
+
+
+def test_no_device(plures, start):
+    line = only_line(run(plures, *start, before=in_dev("mount -t tmpfs none /dev")))
+    assert "there is no /dev/kvm" in line and "kvm_intel or kvm_amd" in line
+
+
+def test_no_permission_says_which_group(plures, start):
+    with tempfile.TemporaryDirectory(prefix="plures-test-") as folder:
+        os.chmod(folder, 0o755)
+        subprocess.run(["cp", str(plures), start[4], folder], check=True)
+        start[4] = f"{folder}/hello"
+        for mode, says in ((0o660, "for the group daemon: `usermod -aG daemon USER`"), (0o600, "its owner must give it to one")):
+            script = f"mount -t tmpfs none /dev && mknod /dev/kvm c 10 232 && chgrp daemon /dev/kvm && chmod {mode:o} /dev/kvm"
+            line = only_line(run(f"{folder}/plures", *start, before=[*in_dev(script), *AS_NOBODY]))
+            assert "no permission to open /dev/kvm" in line and says in line
+
+
+def test_no_kvm_behind_the_device(plures, start):
+    line = only_line(run(plures, *start, before=in_dev("mount -t tmpfs none /dev && mknod /dev/kvm c 10 231")))
+    assert "nothing behind it" in line and "kvm_intel or kvm_amd" in line
+
+
+# Answers for KVM what a test wants to hear; all other calls go through.
+SHIM = r"""
+#define _GNU_SOURCE
+#include <linux/kvm.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int ioctl(int fd, unsigned long request, ...)
+{
+	va_list args;
+	va_start(args, request);
+	unsigned long arg = va_arg(args, unsigned long);
+	va_end(args);
+	if (request == KVM_GET_API_VERSION && getenv("SHIM_API"))
+		return atoi(getenv("SHIM_API"));
+	if (request == KVM_CHECK_EXTENSION && getenv("SHIM_CAP") && arg == (unsigned long)atoi(getenv("SHIM_CAP")))
+		return atoi(getenv("SHIM_VALUE"));
+	return syscall(SYS_ioctl, fd, request, arg);
+}
+"""
+CAP_MAX_VCPUS, CAP_MSR_FILTER = 66, 189
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory):
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("/dev/kvm can't be opened here")
+    folder = tmp_path_factory.mktemp("shim")
+    (folder / "shim.c").write_text(SHIM)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "shim.so", folder / "shim.c"], check=True)
+    if "-asan" in str(machine.plures_path()):
+        pytest.skip("a library that is loaded before the sanitizer's")
+    return lambda **env: {"LD_PRELOAD": str(folder / "shim.so"), **{k: str(v) for k, v in env.items()}}
+
+
+def test_another_version_of_the_interface(plures, start, shim):
+    line = only_line(run(plures, *start, env=shim(SHIM_API=11)))
+    assert "KVM has version 11 of its interface" in line and "version 12" in line
+
+
+def test_an_old_kernel(plures, start, shim):
+    line = only_line(run(plures, *start, env=shim(SHIM_CAP=CAP_MSR_FILTER, SHIM_VALUE=0)))
+    assert "lacks an MSR filter" in line and "Linux 5.10" in line
+
+
+def test_more_cpus_than_kvm_allows(plures, start, shim):
+    line = only_line(run(plures, *start, "--engine-options", "slow", "--cpus", "3", env=shim(SHIM_CAP=CAP_MAX_VCPUS, SHIM_VALUE=2)))
+    assert "KVM allows 2 CPUs: use --cpus 2 or less" in line
+
+
+def test_auto_says_what_it_chose_and_why(plures, tiny):
+    told = json.loads(run(plures, "info", "--json").stdout)
+    works = [e["name"] for e in told["engines"] if e["works"]]
+    assert told["auto"] == works[0]
+    assert f"auto   the first of them that works: {works[0]}" in run(plures, "info").stdout
+    result = run(plures, "run", "-v", "--kernel", tiny("hello"), "--memory", "64M", "--debug-exit")
+    assert result.returncode == 33, result.stderr
+    assert f"engine {works[0]}\n" in result.stderr
+    assert ("not kvm: " in result.stderr) == (works[0] != "kvm")
+
+
+def test_auto_without_kvm_is_soft(plures, tiny):
+    result = run(plures, "run", "-v", "--kernel", tiny("hello"), "--memory", "64M", "--debug-exit", before=in_dev("mount -t tmpfs none /dev"))
+    assert result.returncode == 33 and "engine soft: not kvm: there is no /dev/kvm" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def kvm_engine(plures):
+    """The options that make the kvm engine run here, or a skip."""
+    told = json.loads(run(plures, "info", "--json").stdout)
+    engine = next(e for e in told["engines"] if e["name"] == "kvm")
+    if engine["works"]:
+        return ["--engine", "kvm"]
+    if "emulates guest kernel mode" not in engine["detail"]:
+        pytest.skip(f"kvm: {engine['detail']}")
+    return ["--engine", "kvm", "--engine-options", "slow"]
+
+
+def test_an_emulating_host_is_refused_unless_asked_for(plures, start, kvm_engine):
+    if "slow" not in kvm_engine:
+        pytest.skip("this host runs guest kernel mode on the CPU")
+    line = only_line(run(plures, *start))
+    assert re.search(r"emulates guest kernel mode, \d+\.\d ns an instruction", line) and "--engine-options slow" in line
+    assert run(plures, *start, "--engine-options", "slow").returncode == 33
+
+
+@pytest.mark.parametrize("options,says", [("fast", "unknown option 'fast' of the kvm engine"), ("slow,halt-poll=x", "halt-poll")])
+def test_bad_engine_options(plures, start, kvm_engine, options, says):
+    assert says in only_line(run(plures, *start, "--engine-options", f"slow,{options}"))
+
+
+def test_device_is_not_held_by_soft(plures, tiny):
+    """A machine on soft has no descriptor of KVM's, auto's probe included."""
+    argv = [plures, "run", "--engine", "auto", "--kernel", tiny("clock"), "--memory", "64M", "--debug-exit", "-v"]
+    with machine.Machine(argv) as vm:
+        assert vm.read_until("ok", timeout=30), vm.errors
+        links = [os.readlink(f"/proc/{vm.pid}/fd/{n}") for n in os.listdir(f"/proc/{vm.pid}/fd")]
+        if "engine soft" in vm.errors:
+            assert not [name for name in links if "kvm" in name], links
+        else:
+            assert [name for name in links if "kvm" in name], links
