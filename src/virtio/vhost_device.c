@@ -73,7 +73,7 @@ static void fail(struct ring *ring, struct virtqueue_chain *chain)
 	struct virtqueue *vq = queue_of(ring);
 	size_t written = 0;
 
-	if (ring->device->kind->fail(ring->index, chain, &written))
+	if (ring->device->kind->refuse(ring->index, chain, &written))
 		virtqueue_push(vq, chain, written);
 	else
 		virtqueue_drop(vq, chain);
@@ -173,7 +173,7 @@ static void device_notify(struct virtio *v, unsigned queue)
 	if (device->alive) {
 		virtio_serve(v, queue, relay);
 		vhost_ring_kick(ring);
-	} else if (device->kind->fails(queue)) {
+	} else if (device->kind->refuses(queue)) {
 		virtio_serve(v, queue, fail_new);
 	}
 }

@@ -26,7 +26,7 @@ static bool any_queue(unsigned queue)
 	return true;
 }
 
-static bool blk_fail(unsigned queue, struct virtqueue_chain *chain, size_t *written)
+static bool blk_refuse(unsigned queue, struct virtqueue_chain *chain, size_t *written)
 {
 	const uint8_t status = BLK_IOERR;
 
@@ -48,7 +48,7 @@ static void fs_make_config(uint8_t *bytes, const struct vhost_device_config *con
 	bytes_put_le32(bytes + FS_CONFIG_QUEUES, queues - 1);
 }
 
-static bool fs_fail(unsigned queue, struct virtqueue_chain *chain, size_t *written)
+static bool fs_refuse(unsigned queue, struct virtqueue_chain *chain, size_t *written)
 {
 	uint8_t answer[FUSE_OUT_SIZE] = { 0 };
 
@@ -72,17 +72,17 @@ static void net_make_config(uint8_t *bytes, const struct vhost_device_config *co
 	memcpy(bytes, config->mac, sizeof(config->mac));
 }
 
-static bool net_fails(unsigned queue)
+static bool net_refuses(unsigned queue)
 {
 	return queue != NET_RX;
 }
 
 /* What is sent is lost, as on a cable that is cut; nothing is received. */
-static bool net_fail(unsigned queue, struct virtqueue_chain *chain, size_t *written)
+static bool net_refuse(unsigned queue, struct virtqueue_chain *chain, size_t *written)
 {
 	(void)chain;
 	*written = 0;
-	return net_fails(queue);
+	return net_refuses(queue);
 }
 
 const struct vhost_kind vhost_kinds[] = {
@@ -99,8 +99,8 @@ const struct vhost_kind vhost_kinds[] = {
 		.drains = true,
 		.stateless = true,
 		.fix_config = blk_fix_config,
-		.fails = any_queue,
-		.fail = blk_fail,
+		.refuses = any_queue,
+		.refuse = blk_refuse,
 	},
 	[VHOST_FS] = {
 		.name = "fs",
@@ -111,8 +111,8 @@ const struct vhost_kind vhost_kinds[] = {
 		.more_queues = true,
 		.config_size = FS_CONFIG_SIZE,
 		.make_config = fs_make_config,
-		.fails = any_queue,
-		.fail = fs_fail,
+		.refuses = any_queue,
+		.refuse = fs_refuse,
 	},
 	[VHOST_NET] = {
 		.name = "net",
@@ -125,8 +125,8 @@ const struct vhost_kind vhost_kinds[] = {
 		.config_size = NET_CONFIG_SIZE,
 		.stateless = true,
 		.make_config = net_make_config,
-		.fails = net_fails,
-		.fail = net_fail,
+		.refuses = net_refuses,
+		.refuse = net_refuse,
 	},
 };
 

@@ -31,9 +31,9 @@ struct vhost_kind {
 	void (*make_config)(uint8_t *bytes, const struct vhost_device_config *config, unsigned queues);
 	void (*fix_config)(uint8_t *bytes, unsigned queues);
 	/* Whether requests in this queue can fail; those in others wait. */
-	bool (*fails)(unsigned queue);
+	bool (*refuses)(unsigned queue);
 	/* Answers a request that fails: what was written. False when it can't be answered. */
-	bool (*fail)(unsigned queue, struct virtqueue_chain *chain, size_t *written);
+	bool (*refuse)(unsigned queue, struct virtqueue_chain *chain, size_t *written);
 };
 
 extern const struct vhost_kind vhost_kinds[]; /* by enum vhost_type */
