@@ -251,6 +251,11 @@ bool block_readonly(const struct block *block)
 	return block->readonly;
 }
 
+bool block_discards(const struct block *block)
+{
+	return block->discards;
+}
+
 const char *block_where(const struct block *block)
 {
 	return block->options.where;

@@ -96,6 +96,7 @@ void block_drain(struct block *block);
 uint64_t block_size(const struct block *block);      /* in bytes */
 unsigned block_alignment(const struct block *block); /* 512 or 4096: what offsets and sizes are multiples of */
 bool block_readonly(const struct block *block);
+bool block_discards(const struct block *block);      /* DISCARD does something */
 const char *block_where(const struct block *block);  /* for messages */
 const char *block_format(const struct block *block); /* "raw", "qcow2" */
 

@@ -55,6 +55,11 @@ static int add_vhost_user(void *options, const char *value, struct error *err)
 	return add_device(options, "vhost_user", value, err);
 }
 
+static int add_disk(void *options, const char *value, struct error *err)
+{
+	return add_device(options, "blk", value, err);
+}
+
 /* Ports are all of one device, which takes them one a line. */
 static int add_port(struct options *o, const char *before, const char *value)
 {
@@ -294,6 +299,19 @@ static const struct cli_option options[] = {
 	  .offset = CONFIG(cpus),
 	  .value = "N",
 	  .help = "How many CPUs the guest has, 1 to 64; each is a thread. 1 unless given." },
+	{ .name = "disk",
+	  .kind = CLI_CALL,
+	  .value = "FILE[,KEY=VALUE]...",
+	  .call = add_disk,
+	  .help = "Adds a disk: a file or block device with its bytes. The first is /dev/vda in the guest, the next "
+		  "/dev/vdb. "
+		  "Keys: format=raw says that FILE is no image of any kind, which is otherwise found out by looking; "
+		  "readonly; "
+		  "serial=TEXT; cache=writeback (the host's page cache, unless given), none (around it) or unsafe "
+		  "(nothing is "
+		  "ever flushed); iops=N and bps=SIZE limit requests and bytes a second; queues=N, one for each CPU "
+		  "unless given; "
+		  "aio=threads does without io_uring." },
 	{ .name = "rng",
 	  .kind = CLI_FLAG,
 	  .offset = offsetof(struct options, rng),

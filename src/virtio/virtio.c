@@ -217,8 +217,11 @@ void virtio_fini(struct virtio *v)
 {
 	if (!v->ops)
 		return;
-	for (unsigned i = 0; i < v->queues; i++)
+	for (unsigned i = 0; i < v->queues; i++) {
+		event_unqueue(v->queue[i].loop, &v->queue[i].work);
 		virtqueue_fini(&v->queue[i].vq);
+	}
+	event_unqueue(v->env.loop, &v->control);
 	free(v->queue);
 	pthread_mutex_destroy(&v->lock);
 	v->ops = NULL;

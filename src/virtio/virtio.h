@@ -70,6 +70,7 @@ struct virtio_env {
 	const struct guest_memory *memory;
 	struct event_loop *loop;
 	struct clock *clock;
+	unsigned cpus; /* that the machine has: a device may have a queue for each; 0 where nobody knows */
 	/* The host failed in a way that ends the machine, or (warn) that the user should know. Any thread. Either may be
 	 * NULL. */
 	void (*fail)(void *ctx, const char *reason);
@@ -96,6 +97,9 @@ struct virtio_ops {
 	/* The driver wrote config[offset, offset + size), which is done already. On a vCPU's thread, with the lock. NULL: the
 	 * configuration can't be written. */
 	void (*config_written)(struct virtio *v, unsigned offset, unsigned size);
+	/* Ends what is under way and begins nothing, so that the queues can be saved; `on` false: goes on. Control thread, no
+	 * vCPU running. NULL for a device whose queues are served by the control thread. */
+	void (*pause)(struct virtio *v, bool on);
 	/* What virtio.c does not know, `config` included. Chains in flight are popped again after a load, so they must be the last that were
 	 * popped. NULL: nothing. Load checks first and changes nothing when it fails; start follows if the device ran. */
 	void (*save)(struct virtio *v, struct state_writer *w);

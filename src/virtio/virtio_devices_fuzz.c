@@ -3,12 +3,15 @@
  * A guest that does anything: accesses to configuration space and to the registers of a device of each kind, changes of
  * guest memory, turns of the event loop. The first byte chooses the kind; then come commands.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "block/block_testlib.h"
+#include "virtio/virtio_blk.h"
 #include "virtio/virtio_pci.h"
 #include "virtio/virtio_testlib.h"
 #include "vm/bus.h"
@@ -35,10 +38,31 @@ static uint64_t take(struct input *in, unsigned size)
 	return bytes_le64(bytes);
 }
 
+/* A disk in memory, which may fail or hold its requests until someone waits for them. */
+static struct virtio *make_disk(struct test_guest *g, unsigned choice)
+{
+	struct test_disk *disk = test_disk_create(g->loop, 64 << 10);
+	const struct virtio_blk_config config = {
+		.ready = &disk->block, .serial = "fuzz", .queues = 2, .no_thread = true
+	};
+	struct virtio *v;
+	struct error err;
+
+	disk->block.readonly = choice & 8;
+	disk->hold = choice & 16;
+	disk->fail = choice & 32 ? -EIO : 0;
+	disk->block.zeroes = choice & 64;
+	if (virtio_blk_make(&v, &g->env, &config, &err))
+		abort();
+	return v;
+}
+
 /* A kind that the build has, with options that need nothing of the host but a place for a socket. */
 static struct virtio *make(struct test_guest *g, unsigned choice)
 {
-	static const char *const kinds[][2] = { { "rng", "" }, { "balloon", "16M,stats=1" }, { "console", NULL } };
+	static const char *const kinds[][2] = {
+		{ "rng", "" }, { "balloon", "16M,stats=1" }, { "console", NULL }, { "blk", NULL }
+	};
 	const char *const *kind = kinds[choice % (sizeof(kinds) / sizeof(*kinds))];
 	char options[64];
 	struct virtio *v;
@@ -46,6 +70,8 @@ static struct virtio *make(struct test_guest *g, unsigned choice)
 
 	snprintf(options, sizeof(options), "/tmp/plures-fuzz-%d,name=a\n/tmp/plures-fuzz-%d-b,console", getpid(),
 		 getpid());
+	if (!strcmp(kind[0], "blk"))
+		return make_disk(g, choice);
 	if (virtio_kind_find(kind[0])->create(&v, &g->env, kind[1] ? kind[1] : options, &err))
 		abort();
 	return v;

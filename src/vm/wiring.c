@@ -315,6 +315,7 @@ static int make_devices(struct vm *vm, struct error *err)
 		.memory = &vm->guest_memory,
 		.loop = vm->loop,
 		.clock = vm->clock,
+		.cpus = vm->vcpus,
 		.fail = on_device_failed,
 		.warn = on_device_warned,
 		.ctx = vm,
