@@ -190,7 +190,7 @@ def test_reset_of_the_driver(argv, kernel, initramfs, modules, tmp_path):
     ("net,socket=/x,mac=1:2:3", "is not a MAC address"),
     ("net,socket=/x,mac=01:00:00:00:00:01", "is the address of a group"),
     ("blk,socket=/x,queues=0", "queues"),
-    ("blk,socket=/nowhere/at/all", "vhost-user blk at /nowhere/at/all: can't connect (is the back end running?): No such file"),
+    ("blk,socket=/nowhere/at/all", "vhost-user blk at /nowhere/at/all: can't connect to /nowhere/at/all: No such file"),
 ])
 def test_bad_options(argv, kernel, options, says):
     vm = machine.run(argv(kernel(), options=["--vhost-user", options]), timeout=20)

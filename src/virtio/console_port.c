@@ -2,17 +2,14 @@
 #include "virtio/console_port.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/memory.h"
 #include "host/event.h"
+#include "host/unix.h"
 
 enum { IOV_AT_ONCE = 64 };
 
@@ -20,8 +17,7 @@ struct console_port {
 	struct event_loop *loop;
 	const struct console_port_events *events;
 	void *ctx;
-	struct sockaddr_un address;
-	bool bound;           /* the socket's file is ours */
+	char *path;           /* of the socket's file, once it is ours */
 	int listener, client; /* or -1 */
 	struct event_source *listening, *source;
 	bool want_read, want_write, open;
@@ -164,47 +160,12 @@ size_t console_port_write(struct console_port *port, const struct iovec *iov, un
 
 /* ---- making ---- */
 
-/* Removes a socket that a process which is gone has left. */
-static int clear_path(const struct sockaddr_un *address, struct error *err)
-{
-	const char *path = address->sun_path;
-	struct stat st;
-
-	if (lstat(path, &st))
-		return errno == ENOENT ? 0 : error_errno(err, -errno, "can't listen at %s", path);
-	if (!S_ISSOCK(st.st_mode))
-		return error_set(err, -EEXIST, "can't listen at %s: there is a file that is no socket", path);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return error_errno(err, -errno, "can't make a socket");
-	bool alive = !connect(fd, (const struct sockaddr *)address, sizeof(*address)) || errno != ECONNREFUSED;
-	close(fd);
-	if (alive)
-		return error_set(err, -EADDRINUSE, "can't listen at %s: another process does", path);
-	if (unlink(path))
-		return error_errno(err, -errno, "can't replace %s", path);
-	return 0;
-}
-
 static int open_listener(struct console_port *port, const char *path, struct error *err)
 {
-	if (strlen(path) >= sizeof(port->address.sun_path))
-		return error_set(err, -ENAMETOOLONG, "%s is too long for a socket: at most %zu bytes", path,
-				 sizeof(port->address.sun_path) - 1);
-	port->address.sun_family = AF_UNIX;
-	strcpy(port->address.sun_path, path);
-	int rc = clear_path(&port->address, err);
-	if (rc)
-		return rc;
-	port->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	port->listener = unix_listen(path, err);
 	if (port->listener < 0)
-		return error_errno(err, -errno, "can't make a socket");
-	if (bind(port->listener, (const struct sockaddr *)&port->address, sizeof(port->address)))
-		return error_errno(err, -errno, "can't listen at %s", path);
-	port->bound = true;
-	/* Nobody can connect before listen: so nobody but the user ever can. */
-	if (chmod(path, 0600) || listen(port->listener, 4))
-		return error_errno(err, -errno, "can't listen at %s", path);
+		return port->listener;
+	port->path = memory_strdup(path);
 	return event_add(port->loop, &port->listening, port->listener, EPOLLIN, on_knock, port, err);
 }
 
@@ -236,7 +197,8 @@ void console_port_destroy(struct console_port *port)
 		close(port->client);
 	if (port->listener >= 0)
 		close(port->listener);
-	if (port->bound)
-		unlink(port->address.sun_path);
+	if (port->path)
+		unlink(port->path);
+	free(port->path);
 	free(port);
 }

@@ -4,12 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include "base/keys.h"
 #include "base/memory.h"
+#include "host/unix.h"
 #include "virtio/vhost_device.h"
 
 enum { QUEUES_MAX = 16 };
@@ -60,7 +58,6 @@ static void make_mac(const char *path, uint8_t mac[6])
 
 static int parse_type(const struct options *o, struct vhost_device_config *config, struct error *err)
 {
-	struct sockaddr_un address;
 	int rc = o->type ? vhost_type_parse(o->type, &config->type, err)
 			 : error_set(err, -EINVAL, "which device? Use blk,socket=PATH or the like");
 
@@ -68,9 +65,9 @@ static int parse_type(const struct options *o, struct vhost_device_config *confi
 		return rc;
 	if (!o->socket)
 		return error_set(err, -EINVAL, "where is its back end? Add socket=PATH");
-	if (strlen(o->socket) >= sizeof(address.sun_path))
-		return error_set(err, -EINVAL, "%s is too long for a socket: at most %zu bytes", o->socket,
-				 sizeof(address.sun_path) - 1);
+	if (strlen(o->socket) > UNIX_PATH_MAX_SIZE)
+		return error_set(err, -EINVAL, "%s is too long for a socket: at most %d bytes", o->socket,
+				 UNIX_PATH_MAX_SIZE);
 	if (!o->tag != (config->type != VHOST_FS))
 		return error_set(err, -EINVAL, "%s",
 				 o->tag ? "a tag is for fs only" : "fs needs a tag to mount it by: tag=NAME");
@@ -101,17 +98,8 @@ static int parse(const char *text, struct options *o, struct vhost_device_config
 
 static int connect_to(void *ctx, int *fd, struct error *err)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-
-	strcpy(address.sun_path, ctx);
-	*fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (*fd < 0)
-		return error_errno(err, -errno, "can't make a socket");
-	if (!connect(*fd, (const struct sockaddr *)&address, sizeof(address)))
-		return 0;
-	int rc = error_errno(err, -errno, "can't connect (is the back end running?)");
-	close(*fd);
-	return rc;
+	*fd = unix_connect(ctx, err);
+	return *fd < 0 ? *fd : 0;
 }
 
 int virtio_vhost_user_check(const char *text, struct error *err)
