@@ -10,6 +10,7 @@ meanwhile falls on all. QEMU runs with -cpu max and with -cpu qemu64, and the fa
   ./dev bench speed --only sieve,chase --columns plures --against      an optimisation judged in seconds: beside the
                                                                        saved numbers of all other columns
   ./dev bench speed --only chase --base OLD/build/plures               beside another build, taking turns with it
+  ./dev bench speed --only chase --profile FILE                        where its time goes (docs/design/profiling.md)
 """
 import argparse
 import datetime
@@ -18,9 +19,11 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "scripts"), str(TOP / "bench"), str(TOP / "guests")]
@@ -31,6 +34,7 @@ import machine  # noqa: E402
 import speed_report  # noqa: E402
 
 GROUPS = ("integer", "vectors", "kernel", "boot", "smp")
+PROGRAM_GROUPS = ("integer", "vectors", "kernel")
 COLUMNS = ("native", "plures", "base", "kvm", "qemu", "qemu64")
 SMP = ("core", "sqlite", "matmul_sse2")
 RESULT = re.compile(r"(\w+) (\w+) units (\d+) best (\S+) median (\S+) first (\S+) total (\S+) sum (\S+) (\w+)\n")
@@ -46,13 +50,14 @@ def arguments():
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these programs, with commas or blanks between")
     parser.add_argument("--columns", nargs="+", metavar="NAME", help=f"only these columns: {', '.join(COLUMNS)}; qemu is both of its CPUs")
     parser.add_argument("--rounds", type=int, metavar="N", help="default: 5")
-    parser.add_argument("--time", type=float, metavar="S", help="seconds for each program and round (default: 0.2)")
+    parser.add_argument("--time", type=float, metavar="S", help="seconds for each program and round (default: 0.2; with --profile 2)")
     parser.add_argument("--quick", action="store_true", help="other defaults: 2 rounds with 0.05 s")
     parser.add_argument("--engine-options", metavar="LIST", help="passed on to plures (not to --base)")
     parser.add_argument("--base", metavar="PROGRAM", help="a column more: another build of plures")
     parser.add_argument("--base-options", metavar="LIST", help="engine options of the column base, which then needs no other build")
     parser.add_argument("--against", nargs="?", const=str(boot.SAVED / "speed.json"), metavar="FILE",
                         help="takes columns that are not measured from an earlier --json (docs/measurements/speed.json)")
+    parser.add_argument("--profile", metavar="FILE", help="measures nothing: runs the programs on plures and has it write where their time went")
     parser.add_argument("--best", action="store_true", help="compare the fastest units instead of medians: for a busy host")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the numbers as JSON (without FILE: instead of the table)")
     parser.add_argument("--save", action="store_true", help="also write docs/measurements/speed.json and speed.svg")
@@ -66,7 +71,7 @@ def arguments():
         if name not in COLUMNS:
             parser.error(f"no column is called {name}: it is one of {', '.join(COLUMNS)}")
     args.rounds = args.rounds or (2 if args.quick else 5)
-    args.time = args.time or (0.05 if args.quick else 0.2)
+    args.time = args.time or (0.05 if args.quick else 2 if args.profile else 0.2)
     return args
 
 
@@ -113,8 +118,8 @@ def columns(args):
     return [c for c in COLUMNS if c in wanted]
 
 
-def command(column, args, **where):
-    """The command line of a guest."""
+def command(column, args, options=(), **where):
+    """The command line of a guest; options of Plures's."""
     if column == "qemu":
         return machine.qemu(**where)
     if column == "qemu64":
@@ -122,17 +127,17 @@ def command(column, args, **where):
     if column == "kvm":
         return machine.plures(engine="kvm", **where)
     extra = args.engine_options if column == "plures" else args.base_options
-    argv = machine.plures(options=["--engine-options", extra] if extra else [], **where)
+    argv = machine.plures(options=[*(["--engine-options", extra] if extra else []), *options], **where)
     if column == "base" and args.base:
         argv[0] = args.base
     return argv
 
 
-def guest(column, args, script, programs, cpus=1):
+def guest(column, args, script, programs, cpus=1, append="", options=()):
     """A machine that is about to run the script. The programs lie in /bench."""
     initrd = guest_assets.initramfs(script, {f"bench/{name}": path for name, path in programs.items()})
-    return machine.Machine(command(column, args, kernel=guest_assets.kernel(), initrd=initrd, append=f"{machine.CONSOLE} quiet",
-                                   memory="512M", cpus=cpus))
+    return machine.Machine(command(column, args, options, kernel=guest_assets.kernel(), initrd=initrd,
+                                   append=f"{machine.CONSOLE} quiet {append}".strip(), memory="512M", cpus=cpus))
 
 
 def native(programs, words, pinned):
@@ -211,7 +216,7 @@ def measure_round(column, args, programs, names, into):
     def add(group, name, value):
         into.setdefault(group, {}).setdefault(name, {}).setdefault(column, []).append(value)
 
-    words = [n for g in ("integer", "vectors", "kernel") for n in names.get(g, [])]
+    words = [n for g in PROGRAM_GROUPS for n in names.get(g, [])]
     if words:
         group_of = {n: g for g, some in names.items() if g not in ("smp", "boot") for n in some}
         for name, numbers in run_programs(column, args, programs, words):
@@ -264,9 +269,29 @@ def take_over(result, path):
         line.pop("ignored", None)
 
 
+def profile(args):
+    """One run of the chosen programs, from where the first starts."""
+    programs = guest_build.speed()
+    names = [n for g, some in chosen(args, programs).items() if g in PROGRAM_GROUPS for n in some]
+    symbols = subprocess.run(["nm", programs["speed"]], capture_output=True, text=True, check=True).stdout
+    with tempfile.NamedTemporaryFile("w", suffix=".symbols") as file:
+        file.write(symbols)
+        file.flush()
+        options = ["--profile", args.profile, "--profile-symbols", file.name]
+        words = ["--time", str(args.time), *names]
+        with guest("plures", args, f"/bench/speed {' '.join(words)}", programs, append="nokaslr", options=options) as vm:
+            if vm.read_until("start", 120):
+                os.kill(vm.pid, signal.SIGUSR1)
+            read_results(vm, "plures", timeout=60 + args.time * 200)
+            if vm.wait(60):
+                raise BenchError(vm.errors)
+
+
 def main():
     args = arguments()
     try:
+        if args.profile:
+            return profile(args)
         result = measure(args)
         if args.against:
             take_over(result, args.against)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 # Code that only ever runs between soft_heavy_begin and soft_heavy_end, or while no guest runs.
-HEAVY = {"disasm", "insn", "soft", "trans_copy", "trans_flow", "trans_group", "trans_mem", "trans_misc", "translate"}
+HEAVY = {"disasm", "insn", "profile_report", "profile_run", "soft", "trans_copy", "trans_flow", "trans_group", "trans_mem", "trans_misc", "translate"}
 
 # What each light object may need nevertheless, everywhere or (function:symbol) there.
 ALLOWED = {
@@ -27,10 +27,11 @@ ALLOWED = {
     "fault": {"fprintf", "vsnprintf"},
     # The same: locks that may wait.
     "mmu": {"pthread_mutex_lock", "pthread_mutex_unlock"},
-    # The same: tracing and translation; what comes before and after the guest runs; and signal handlers, whose end
+    # The same: tracing, profiling and translation; what comes before and after the guest runs; and signal handlers, whose end
     # gives the guest its registers back.
     "run": {"sched_yield", "fprintf", "snprintf", "insn_decode", "soft_disasm", "translate_block", "__errno_location", "error_errno",
-            "raise", "sigaction", "sigaltstack", "sigemptyset", "soft_signals_init:memcpy", "on_fault:memset"},
+            "raise", "sigaction", "sigaltstack", "sigemptyset", "soft_signals_init:memcpy", "on_fault:memset",
+            "profile_start", "profile_stop", "profile_perf_add"},
 }
 VECTOR_ASSEMBLY = {"run", "vector"}
 # The linker's own.

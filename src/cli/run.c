@@ -84,7 +84,7 @@ static int add_guest_agent(void *options, const char *value, struct error *err)
 
 /* ---- signals ---- */
 
-/* A thread that waits for the signals which end a machine. They are blocked everywhere else. */
+/* A thread that waits for the signals which end a machine, or begin a profile anew. They are blocked everywhere else. */
 struct watcher {
 	pthread_t thread;
 	sigset_t set;
@@ -99,19 +99,25 @@ static void *watch(void *arg)
 	int number;
 
 	while (!sigwait(&w->set, &number) && !atomic_load(&w->done)) {
+		if (number == SIGUSR1) {
+			vm_profile_anew(w->vm);
+			continue;
+		}
 		snprintf(reason, sizeof(reason), "ended by SIG%s", sigabbrev_np(number));
 		vm_kill(w->vm, reason);
 	}
 	return NULL;
 }
 
-static void block_signals(sigset_t *set)
+static void block_signals(sigset_t *set, bool profile)
 {
 	sigemptyset(set);
 	sigaddset(set, SIGINT);
 	sigaddset(set, SIGTERM);
 	sigaddset(set, SIGHUP);
 	sigaddset(set, SIGQUIT);
+	if (profile)
+		sigaddset(set, SIGUSR1);
 	pthread_sigmask(SIG_BLOCK, set, NULL);
 }
 
@@ -240,7 +246,7 @@ static int run_options(struct options *o)
 	if (status)
 		return status;
 
-	block_signals(&watcher.set);
+	block_signals(&watcher.set, o->config.profile);
 	if (vm_create(&vm, &o->config, &err))
 		return cli_fail(CLI_ERROR, "%s", err.text);
 	status = run_machine(o, vm, &watcher);
@@ -387,6 +393,19 @@ static const struct cli_option options[] = {
 	  .offset = CONFIG(trace_file),
 	  .value = "FILE",
 	  .help = "Where the trace goes; standard error unless given." },
+	{ .name = "profile",
+	  .kind = CLI_STRING,
+	  .offset = CONFIG(profile),
+	  .value = "FILE",
+	  .help = "Writes at the machine's end what took its time: the guest's hottest code, and the engine's own "
+		  "work. As JSON "
+		  "if FILE ends in .json. SIGUSR1 makes it begin anew. For the engine soft." },
+	{ .name = "profile-symbols",
+	  .kind = CLI_STRING,
+	  .offset = CONFIG(profile_symbols),
+	  .value = "FILE",
+	  .help =
+	      "Names in the profile what FILE, in the format of System.map, /proc/kallsyms or nm, has symbols for." },
 	{ .name = "verbose",
 	  .letter = 'v',
 	  .kind = CLI_FLAG,

@@ -155,6 +155,16 @@ struct engine_config {
 	unsigned trace;
 	void *trace_file;    /* a FILE *, used under its own lock */
 	const char *options; /* the engine's own, "no-links,no-cache,...", or NULL */
+	bool profile;        /* gather what vm_profile tells */
+};
+
+/* How to tell where a guest's time went. */
+struct engine_profile {
+	void *file; /* a FILE * */
+	bool json;
+	/* The name of what holds a guest address, and how far into it that is; NULL when not known. */
+	const char *(*symbol)(void *ctx, uint64_t address, uint64_t *offset);
+	void *ctx;
 };
 
 /* Memory flags. */
@@ -216,6 +226,9 @@ struct engine_ops {
 	int (*vm_dirty_take)(struct engine_vm *vm, uint64_t gpa, uint64_t *bitmap);
 	/* A write to a paravirtual MSR that the engine serves. False: #GP. The vCPU's thread, or not running. */
 	bool (*vcpu_paravirt)(struct engine_vcpu *vcpu, uint32_t index, uint64_t value);
+	/* Writes what engine_config.profile asked for; no vCPU runs. And: what was so far does not count; any thread. */
+	void (*vm_profile)(struct engine_vm *vm, const struct engine_profile *how);
+	void (*vm_profile_anew)(struct engine_vm *vm);
 };
 
 /* All engines, from engines.def, ended by NULL; and one by name or NULL. */

@@ -39,6 +39,9 @@ struct vm_config {
 	unsigned devices;
 	unsigned trace;         /* bits above */
 	const char *trace_file; /* path; NULL: stderr */
+	/* Where to tell what took the guest's time, as JSON if it ends in .json, or NULL. */
+	const char *profile;
+	const char *profile_symbols; /* a file like System.map, or NULL */
 	/* The first serial port: descriptors, which stay the caller's; -1 for none. */
 	int console_in, console_out;
 	bool console_escape; /* Ctrl-] in the input ends the machine */

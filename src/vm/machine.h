@@ -77,6 +77,7 @@ struct vm {
 	unsigned vcpus;
 	FILE *trace; /* or NULL */
 	struct timer *trace_timer;
+	struct profile_file *profile; /* or NULL */
 
 	struct event_work request_work;
 	atomic_bool hold;     /* written under lock */

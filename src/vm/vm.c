@@ -11,6 +11,7 @@
 #include "chip/i8250.h"
 #include "vm/clock.h"
 #include "vm/machine.h"
+#include "vm/profile.h"
 
 #define NS_PER_S 1000000000ull
 
@@ -212,6 +213,22 @@ static void close_trace(struct vm *vm)
 	vm->trace = NULL;
 }
 
+static void write_profile(struct vm *vm)
+{
+	struct error err;
+
+	if (!vm->profile || !profile_file_write(vm->profile, vm->engine, &err) || vm->result.end == VM_ERROR)
+		return;
+	vm->result.end = VM_ERROR;
+	snprintf(vm->result.reason, sizeof(vm->result.reason), "%.*s", (int)sizeof(vm->result.reason) - 1, err.text);
+}
+
+void vm_profile_anew(struct vm *vm)
+{
+	if (vm->profile)
+		vm->ops->vm_profile_anew(vm->engine);
+}
+
 /* ---- making ---- */
 
 static int pick_engine(struct vm *vm, struct error *err)
@@ -275,6 +292,7 @@ static int make_engine(struct vm *vm, struct error *err)
 		.trace = vm->config.trace & VM_TRACE_ENGINE,
 		.trace_file = vm->trace,
 		.options = vm->config.engine_options,
+		.profile = vm->profile,
 	};
 	int rc = vm->ops->vm_create(&vm->engine, &config, err);
 
@@ -310,6 +328,8 @@ static int build(struct vm *vm, struct error *err)
 		rc = clock_create(&vm->clock, vm->loop, err);
 	if (!rc)
 		rc = open_trace(vm, err);
+	if (!rc)
+		rc = profile_file_open(&vm->profile, &vm->config, vm->ops, err);
 	if (!rc)
 		rc = make_engine(vm, err);
 	if (!rc)
@@ -391,6 +411,7 @@ void vm_run(struct vm *vm, struct vm_result *result)
 	stop_vcpus(vm);
 	i8250_flush(vm->uart);
 	close_trace(vm);
+	write_profile(vm);
 	*result = vm->result;
 }
 
@@ -409,6 +430,7 @@ void vm_destroy(struct vm *vm)
 	for (unsigned i = 0; i < BOOT_MAX_REGIONS; i++)
 		host_memory_fini(&vm->ram[i]);
 	close_trace(vm);
+	profile_file_close(vm->profile);
 	clock_destroy(vm->clock);
 	event_loop_destroy(vm->loop);
 	pthread_cond_destroy(&vm->parked_changed);

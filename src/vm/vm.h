@@ -40,6 +40,9 @@ void vm_run(struct vm *vm, struct vm_result *result);
  * vm_run; not for signal handlers. */
 void vm_kill(struct vm *vm, const char *reason);
 
+/* What took the guest's time so far does not count in the profile, if there is one. Any thread. */
+void vm_profile_anew(struct vm *vm);
+
 /* The name of the engine that runs it. */
 const char *vm_engine_name(const struct vm *vm);
 /* What its probe said, and, where auto chose it, why not those that it prefers. */

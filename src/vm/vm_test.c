@@ -650,6 +650,70 @@ static void test_a_full_disk_is_said(void **state)
 	close(m->config.console_out);
 }
 
+/* ---- profiles ---- */
+
+static void stub_vm_profile(struct engine_vm *vm, const struct engine_profile *how)
+{
+	static const uint64_t addresses[] = { 0xfff, 0x1000, 0x1fff, 0x2000, 0x102000 };
+
+	(void)vm;
+	fprintf(how->file, "%s", how->json ? "json" : "text");
+	for (unsigned i = 0; i < sizeof(addresses) / sizeof(*addresses); i++) {
+		uint64_t offset = 0;
+		const char *name = how->symbol(how->ctx, addresses[i], &offset);
+		fprintf(how->file, " %s+%lx", name ? name : "none", offset);
+	}
+}
+
+static void write_file(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "w");
+
+	assert_non_null(f);
+	fputs(text, f);
+	fclose(f);
+}
+
+static void test_profile_is_written_with_symbols(void **state)
+{
+	struct machine *m = *state;
+	struct engine_ops ops = *m->config.ops;
+	char folder[] = "/tmp/vm-profile-XXXXXX", path[64], symbols[64], text[256] = "";
+
+	assert_non_null(mkdtemp(folder));
+	snprintf(path, sizeof(path), "%s/out.json", folder);
+	snprintf(symbols, sizeof(symbols), "%s/symbols", folder);
+	write_file(symbols, "2000 T second\nnonsense\n0 T never\n1800 D data\n1000 t first\n");
+	ops.vm_profile = stub_vm_profile;
+	m->config.ops = &ops;
+	m->config.profile = path;
+	m->config.profile_symbols = symbols;
+	assert_int_equal(run(m, guest_powers_off).end, VM_POWER_OFF);
+	FILE *f = fopen(path, "r");
+	assert_non_null(f);
+	assert_non_null(fgets(text, sizeof(text), f));
+	fclose(f);
+	assert_string_equal(text, "json none+0 first+0 first+fff second+0 none+0");
+	m->config.profile = "/dev/full";
+	struct vm_result r = run(m, guest_powers_off);
+	assert_int_equal(r.end, VM_ERROR);
+	assert_non_null(strstr(r.reason, "/dev/full"));
+	unlink(path);
+	unlink(symbols);
+	rmdir(folder);
+}
+
+static void test_an_engine_without_profile_is_refused(void **state)
+{
+	struct machine *m = *state;
+	struct error err = { "" };
+	struct vm *vm;
+
+	m->config.profile = "/dev/null";
+	assert_int_equal(vm_create(&vm, &m->config, &err), -ENOTSUP);
+	assert_non_null(strstr(err.text, "stub can't tell where time goes"));
+}
+
 static void test_config_check_says_what_to_do(void **state)
 {
 	static const struct {
@@ -709,6 +773,8 @@ int main(void)
 		TEST(test_a_reader_that_is_gone),
 		TEST(test_trace_names_the_chip),
 		TEST(test_a_full_disk_is_said),
+		TEST(test_profile_is_written_with_symbols),
+		TEST(test_an_engine_without_profile_is_refused),
 		TEST(test_config_check_says_what_to_do),
 		TEST(test_trace_lists),
 	};

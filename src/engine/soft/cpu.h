@@ -32,6 +32,7 @@
 
 struct soft_vm;
 struct soft_link;
+struct soft_profile;
 
 /* The soft TLB: per vCPU, one direct-mapped array per privilege class. An access of `size` bytes at guest-linear `a`
  * hits in entry e = tlb[mmu][(a >> 12) & (SOFT_TLB_SIZE - 1)] when (a ^ e.tag) <= 4096 - size, with e.tag_write for
@@ -213,6 +214,7 @@ struct soft_cpu {
 
 	/* C only. */
 	struct soft_vm *vm;
+	struct soft_profile *profile; /* or NULL (profile.h) */
 	unsigned index;
 	const struct engine_callbacks *cb;
 	void *cb_ctx;

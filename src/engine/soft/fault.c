@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "engine/soft/profile.h"
 #include "engine/soft/system.h"
 #include "engine/soft/vm.h"
 
@@ -155,7 +156,11 @@ static void trace(struct soft_cpu *cpu, const struct soft_event *ev, const char 
 /* Delivers *ev, with cpu->delivery saying what it is for as long as that takes. */
 static void deliver(struct soft_cpu *cpu, const struct soft_event *ev, bool exception, bool external, const char *what)
 {
+	unsigned state = profiled(cpu) ? cpu->profile->state : 0;
+
 	trace(cpu, ev, what);
+	if (profiled(cpu))
+		profile_event(cpu, exception || ev->soft, ev->vector, ev->error);
 	cpu->delivery.vector = ev->vector;
 	cpu->delivery.exception = exception;
 	cpu->delivery.external = external;
@@ -165,6 +170,7 @@ static void deliver(struct soft_cpu *cpu, const struct soft_event *ev, bool exce
 	cpu->resume = false;
 	cpu->halted = false;
 	cpu->shadow = 0;
+	profile_back(cpu, state);
 }
 
 void soft_deliver(struct soft_cpu *cpu)

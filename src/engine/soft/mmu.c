@@ -20,6 +20,7 @@
  * soft_tlb_protect, is written before the tag. Writes through a bounce do the same: write, fence, look, report.
  * - A fault drops the TLB entry of its page, as SDM Vol. 3, 4.10.4.1 has it: a guest may allow more without INVLPG.
  */
+#include "engine/soft/profile.h"
 #include "engine/soft/tlb.h"
 #include "engine/soft/unaligned.h"
 
@@ -38,6 +39,8 @@ static void copy(uint8_t *to, const uint8_t *from, unsigned size)
 /* An access outside of memory, in naturally aligned pieces of at most 8 bytes. */
 static void mmio(struct soft_cpu *cpu, uint64_t gpa, uint8_t *data, unsigned size, bool write)
 {
+	unsigned state = profile_enter(cpu, PROFILE_MMIO);
+
 	soft_heavy_begin(cpu);
 	while (size) {
 		unsigned n = 8;
@@ -55,6 +58,7 @@ static void mmio(struct soft_cpu *cpu, uint64_t gpa, uint8_t *data, unsigned siz
 		size -= n;
 	}
 	soft_heavy_end(cpu);
+	profile_back(cpu, state);
 }
 
 /* Raises what a walk put into cpu->exc. */
@@ -314,7 +318,7 @@ static bool commit_split(struct soft_cpu *cpu)
 	return changed;
 }
 
-bool soft_mem_commit(struct soft_cpu *cpu)
+static bool mem_commit(struct soft_cpu *cpu)
 {
 	enum soft_bounce_kind kind = cpu->bounce.kind;
 
@@ -332,6 +336,17 @@ bool soft_mem_commit(struct soft_cpu *cpu)
 		break;
 	}
 	return false;
+}
+
+bool soft_mem_commit(struct soft_cpu *cpu)
+{
+	unsigned state = profile_enter(cpu, PROFILE_COMMIT);
+	bool changed = mem_commit(cpu);
+
+	if (changed)
+		profile_count(cpu, PROFILE_CODE_DROPPED);
+	profile_back(cpu, state);
+	return changed;
 }
 
 static inline unsigned mmu_system(const struct soft_cpu *cpu)

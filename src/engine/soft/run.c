@@ -22,6 +22,7 @@
 
 #include "engine/soft/cache.h"
 #include "engine/soft/disasm.h"
+#include "engine/soft/profile.h"
 #include "engine/soft/system.h"
 #include "engine/soft/translate.h"
 
@@ -43,7 +44,7 @@ void soft_heavy_end(struct soft_cpu *cpu)
 	__asm__ volatile("xrstor64 %0" ::"m"(cpu->xsave), "a"(XSAVE_MASK), "d"(0) : "memory");
 }
 
-void soft_call_helper(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
+static void call_helper(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 {
 	if (!insn)
 		soft_raise(cpu, (unsigned)ea, 0);
@@ -75,6 +76,14 @@ void soft_call_helper(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea
 	cpu->rip += insn->len;
 }
 
+void soft_call_helper(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
+{
+	if (profiled(cpu))
+		profile_helper(cpu, insn);
+	call_helper(cpu, insn, ea);
+	profile_back(cpu, PROFILE_CODE);
+}
+
 static uint64_t missed_address(const struct soft_cpu *cpu, uint64_t mixed, uint32_t how)
 {
 	unsigned index = (unsigned)(cpu->scratch[7] / sizeof(struct soft_tlb_entry));
@@ -87,12 +96,15 @@ static uint64_t missed_address(const struct soft_cpu *cpu, uint64_t mixed, uint3
 
 uint8_t *soft_mem_miss(struct soft_cpu *cpu, uint64_t mixed, uint32_t how)
 {
-	return soft_mem_slow(cpu, missed_address(cpu, mixed, how), how);
+	uint64_t linear = missed_address(cpu, mixed, how);
+	return profiled(cpu) ? profile_mem_miss(cpu, linear, how, soft_mem_slow) : soft_mem_slow(cpu, linear, how);
 }
 
 uint8_t *soft_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint32_t how)
 {
-	uint8_t *host = soft_mem_group(cpu, missed_address(cpu, mixed, how), how);
+	uint64_t linear = missed_address(cpu, mixed, how);
+	uint8_t *host =
+	    profiled(cpu) ? profile_group_miss(cpu, linear, how, soft_mem_group) : soft_mem_group(cpu, linear, how);
 	cpu->single = !host;
 	return host;
 }
@@ -139,7 +151,9 @@ static bool take_events(struct soft_cpu *cpu)
 			soft_heavy_begin(cpu);
 			soft_fpu_pointers(cpu, cpu->xsave); /* what is dropped can't be looked up later */
 			soft_heavy_end(cpu);
+			unsigned state = profile_enter(cpu, PROFILE_PARK);
 			cache_park(cpu->vm->cache);
+			profile_back(cpu, state);
 		}
 		if (kick & SOFT_KICK_EXIT) {
 			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_EXIT);
@@ -225,6 +239,8 @@ static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa, unsigne
 			block = translate_block(cpu, gpa, gpa2, &why);
 			if (block && (cpu->vm->trace & ENGINE_TRACE_ASM))
 				trace_block(cpu, block);
+			if (block && cpu->vm->perf_map)
+				profile_perf_add(cpu->vm, block);
 		}
 		cache_unlock(cache);
 		soft_heavy_end(cpu);
@@ -316,14 +332,17 @@ static struct soft_block *find_block(struct soft_cpu *cpu)
 	}
 	unsigned inserts = cache_inserts(cpu->vm->cache);
 	struct soft_block *block = cache_find(cpu->vm->cache, gpa, cpu->rip, key_mode(cpu));
-	if (!block)
+	if (!block) {
+		unsigned state = profile_enter(cpu, PROFILE_TRANSLATE);
 		block = make_block(cpu, gpa, inserts);
+		profile_back(cpu, state);
+	}
 	if (block && block->gpa2 && !second_page_ok(cpu, block))
 		return NULL;
 	return block;
 }
 
-const void *soft_next(struct soft_cpu *cpu)
+static const void *next_code(struct soft_cpu *cpu)
 {
 	for (;;) {
 		if (cpu->leave)
@@ -387,6 +406,11 @@ const void *soft_next(struct soft_cpu *cpu)
 	}
 }
 
+const void *soft_next(struct soft_cpu *cpu)
+{
+	return profiled(cpu) ? profile_next(cpu, next_code) : next_code(cpu);
+}
+
 /* ---- Faults of copied instructions ---- */
 
 static void take_registers(struct soft_cpu *cpu, const greg_t *g)
@@ -441,6 +465,7 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 			raise(signal);
 		return;
 	}
+	profile_count(cpu, PROFILE_HOST_FAULT);
 	take_registers(cpu, g);
 	if (m->special == SOFT_MAP_XSAVE) {
 		cpu->gpr[0] = cpu->scratch[0];
@@ -487,9 +512,13 @@ void soft_run(struct soft_cpu *cpu, struct engine_run *run)
 	cpu->run = run;
 	cpu->leave = false;
 	cache_enter(cpu->vm->cache);
+	if (cpu->profile)
+		profile_start(cpu);
 	soft_heavy_end(cpu);
 	soft_enter(cpu);
 	soft_heavy_begin(cpu);
+	if (cpu->profile)
+		profile_stop(cpu);
 	soft_fpu_pointers(cpu, cpu->xsave);
 	cache_leave(cpu->vm->cache);
 	__asm__ volatile("wrgsbase %0" ::"r"(old_gs));

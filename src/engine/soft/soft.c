@@ -13,6 +13,7 @@
 
 #include "engine/soft/cache.h"
 #include "engine/soft/cpu.h"
+#include "engine/soft/profile.h"
 #include "engine/soft/run.h"
 #include "engine/soft/vm.h"
 #include "host/tsc.h"
@@ -113,6 +114,8 @@ static void soft_vm_destroy(struct engine_vm *vm)
 	for (unsigned i = 0; i < vm->soft.regions; i++)
 		free((void *)vm->soft.region[i].page_flags);
 	cache_destroy(vm->soft.cache);
+	if (vm->soft.perf_map)
+		fclose(vm->soft.perf_map);
 	pthread_mutex_destroy(&vm->soft.split_lock);
 	free(vm);
 }
@@ -128,7 +131,7 @@ static bool has_option(const char *options, const char *name)
 }
 
 /* What can be switched off, to find what is wrong or what it buys. */
-static const char *const option_names[] = { "one-insn", "no-groups", "small-cache" };
+static const char *const option_names[] = { "one-insn", "no-groups", "small-cache", "perf-map" };
 
 static int check_options(const char *options, struct error *err)
 {
@@ -139,10 +142,10 @@ static int check_options(const char *options, struct error *err)
 		for (unsigned i = 0; i < sizeof(option_names) / sizeof(*option_names); i++)
 			known |= n == strlen(option_names[i]) && !strncmp(p, option_names[i], n);
 		if (!known)
-			return error_set(
-			    err, -EINVAL,
-			    "unknown option '%.*s' of the soft engine (it has one-insn, no-groups, small-cache)",
-			    (int)n, p);
+			return error_set(err, -EINVAL,
+					 "unknown option '%.*s' of the soft engine (it has one-insn, no-groups, "
+					 "small-cache, perf-map)",
+					 (int)n, p);
 		p += n + (p[n] == ',');
 	}
 	return 0;
@@ -176,7 +179,10 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_config *co
 	__cpuid(0x80000008, a, b, c, d);
 	s->maxphyaddr_mask = (1ULL << ((a & 0xff) > 46 ? 46 : a & 0xff)) - 1;
 	pthread_mutex_init(&s->split_lock, NULL);
+	s->profile = config->profile;
 	rc = cache_create(&s->cache, s, err);
+	if (!rc && has_option(config->options, "perf-map"))
+		rc = profile_perf_open(s, err);
 	if (rc < 0) {
 		soft_vm_destroy(vm);
 		return rc;
@@ -222,6 +228,10 @@ static int soft_vcpu_create(struct engine_vcpu **out, struct engine_vm *vm, unsi
 	cpu->cb_ctx = ctx;
 	soft_thunks_init(cpu);
 	soft_tlb_init(cpu);
+	if (vm->soft.profile && profile_create(cpu, err) < 0) {
+		munmap(vcpu, size);
+		return -ENOMEM;
+	}
 	vm->soft.cpu[vm->soft.cpus++] = cpu;
 	struct engine_cpu_state state;
 	engine_cpu_state_reset(&state);
@@ -241,6 +251,7 @@ static void soft_vcpu_destroy(struct engine_vcpu *vcpu)
 			break;
 		}
 	}
+	profile_destroy(&vcpu->cpu);
 	munmap(vcpu, (sizeof(*vcpu) + 4095) & ~(size_t)4095);
 }
 
@@ -380,6 +391,17 @@ static uint64_t soft_vm_tsc_khz(struct engine_vm *vm)
 	return vm->soft.tsc_khz;
 }
 
+static void soft_vm_profile(struct engine_vm *vm, const struct engine_profile *how)
+{
+	profile_report(&vm->soft, how);
+}
+
+static void soft_vm_profile_anew(struct engine_vm *vm)
+{
+	for (unsigned i = 0; i < vm->soft.cpus; i++)
+		__atomic_store_n(&vm->soft.cpu[i]->profile->anew, true, __ATOMIC_RELAXED);
+}
+
 const struct engine_ops engine_soft = {
 	.name = "soft",
 	.summary = "full virtualization by binary translation; needs nothing of the host",
@@ -397,4 +419,6 @@ const struct engine_ops engine_soft = {
 	.vcpu_kick = soft_vcpu_kick,
 	.vm_tsc = soft_vm_tsc,
 	.vm_tsc_khz = soft_vm_tsc_khz,
+	.vm_profile = soft_vm_profile,
+	.vm_profile_anew = soft_vm_profile_anew,
 };

@@ -11,6 +11,8 @@
  */
 #include "engine/soft/tlb.h"
 
+#include "engine/soft/profile.h"
+
 #define ITLB_EMPTY (~0ull)
 
 void soft_tlb_clear(struct soft_tlb_entry *entry, unsigned index)
@@ -124,6 +126,8 @@ static void flush_exec(struct soft_cpu *cpu, unsigned user, unsigned global)
 
 void soft_tlb_flush(struct soft_cpu *cpu, bool global_too)
 {
+	if (profiled(cpu))
+		profile_flush(cpu, global_too);
 	for (unsigned global = 0; global <= global_too; global++) {
 		for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++)
 			flush_data(cpu, mmu, global);
@@ -174,6 +178,7 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t linear)
 {
 	unsigned index = soft_tlb_index(linear), bit = soft_jc_page_bit(linear);
 
+	profile_count(cpu, PROFILE_FLUSH_PAGE);
 	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
 		struct soft_tlb_entry *entry = &cpu->tlb[mmu][index];
 		if (entry->tag_read >> 12 == linear >> 12)

@@ -33,6 +33,8 @@ struct soft_vm {
 	unsigned max_block; /* instructions in a block at most */
 	unsigned trace;
 	FILE *trace_file;
+	bool profile;               /* each vCPU has one */
+	FILE *perf_map;             /* perf's map of translated code, or NULL */
 	pthread_mutex_t split_lock; /* serialises LOCKed accesses that cross a page */
 	uint64_t tsc_khz;           /* 0 until somebody asks */
 	struct host_tsc_sample tsc_start;
