@@ -60,6 +60,11 @@ static int add_disk(void *options, const char *value, struct error *err)
 	return add_device(options, "blk", value, err);
 }
 
+static int add_net(void *options, const char *value, struct error *err)
+{
+	return add_device(options, "net", value, err);
+}
+
 /* Ports are all of one device, which takes them one a line. */
 static int add_port(struct options *o, const char *before, const char *value)
 {
@@ -346,6 +351,18 @@ static const struct cli_option options[] = {
 	      "queues=N), "
 	      "a network card (net; mac=ADDRESS) or a file system (fs; tag=NAME, by which the guest mounts it). May be "
 	      "given several times." },
+	{ .name = "net",
+	  .kind = CLI_CALL,
+	  .value = "TYPE[,KEY=VALUE]...",
+	  .call = add_net,
+	  .help =
+	      "Adds a network card. TYPE user gives the guest the host's network without any privilege: an address by "
+	      "DHCP, the host's name server, the host itself at 10.0.2.2; forward=tcp:[ADDRESS:]PORT:GUESTPORT (or "
+	      "udp:...), "
+	      "as often as wanted, lets the host's programs connect to the guest; restrict keeps the guest from "
+	      "reaching "
+	      "anything by itself. TYPE none is a card without a cable. "
+	      "mac=, mtu= and bps=SIZE (bytes a second each way) work with each. May be given several times." },
 	{ .name = "console-port",
 	  .kind = CLI_CALL,
 	  .value = "PATH[,name=NAME][,console]",
@@ -361,6 +378,13 @@ static const struct cli_option options[] = {
 	  .call = add_guest_agent,
 	  .help = "Adds the channel that qemu-guest-agent in the guest listens to, as --console-port "
 		  "PATH,name=org.qemu.guest_agent.0." },
+	{ .name = "name",
+	  .kind = CLI_STRING,
+	  .offset = CONFIG(name),
+	  .value = "NAME",
+	  .help = "What the machine is called. Its network cards' addresses are made of it; without it, of its first "
+		  "disk or "
+		  "its kernel." },
 	{ .name = "engine",
 	  .kind = CLI_STRING,
 	  .offset = CONFIG(engine),

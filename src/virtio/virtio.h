@@ -71,6 +71,8 @@ struct virtio_env {
 	struct event_loop *loop;
 	struct clock *clock;
 	unsigned cpus; /* that the machine has: a device may have a queue for each; 0 where nobody knows */
+	const char *machine; /* what tells this machine from others, and stays the same: for addresses. May be NULL. */
+	unsigned index;      /* how many devices of the same kind were made before */
 	/* The host failed in a way that ends the machine, or (warn) that the user should know. Any thread. Either may be
 	 * NULL. */
 	void (*fail)(void *ctx, const char *reason);

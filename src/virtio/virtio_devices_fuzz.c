@@ -57,22 +57,29 @@ static struct virtio *make_disk(struct test_guest *g, unsigned choice)
 	return v;
 }
 
-/* A kind that the build has, with options that need nothing of the host but a place for a socket. */
+/* What is fuzzed: %d stands for what makes a socket's name one of its own, no options for the disk that is
+ * made here. */
+static const char *const devices[][2] = {
+	{ "rng", "" },
+	{ "balloon", "16M,stats=1" },
+	{ "blk", NULL },
+	{ "console", "/tmp/plures-fuzz-%d,name=a\n/tmp/plures-fuzz-%d-b,console" },
+	{ "net", "user,restrict" },
+	{ "net", "none,bps=1M" },
+};
+
+/* One of them, which need nothing of the host but a place for sockets. */
 static struct virtio *make(struct test_guest *g, unsigned choice)
 {
-	static const char *const kinds[][2] = {
-		{ "rng", "" }, { "balloon", "16M,stats=1" }, { "console", NULL }, { "blk", NULL }
-	};
-	const char *const *kind = kinds[choice % (sizeof(kinds) / sizeof(*kinds))];
-	char options[64];
+	const char *const *device = devices[choice % (sizeof(devices) / sizeof(*devices))];
+	char options[128];
 	struct virtio *v;
 	struct error err;
 
-	snprintf(options, sizeof(options), "/tmp/plures-fuzz-%d,name=a\n/tmp/plures-fuzz-%d-b,console", getpid(),
-		 getpid());
-	if (!strcmp(kind[0], "blk"))
+	if (!device[1])
 		return make_disk(g, choice);
-	if (virtio_kind_find(kind[0])->create(&v, &g->env, kind[1] ? kind[1] : options, &err))
+	snprintf(options, sizeof(options), device[1], getpid(), getpid());
+	if (virtio_kind_find(device[0])->create(&v, &g->env, options, &err))
 		abort();
 	return v;
 }

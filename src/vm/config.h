@@ -25,6 +25,7 @@ struct vm_device {
 
 /* Strings are the caller's and must outlive the machine. */
 struct vm_config {
+	const char *name;             /* what the user calls it, or NULL */
 	const char *engine;           /* its name, or "auto": the first that works here */
 	const struct engine_ops *ops; /* instead: one that is not in the list (tests), or NULL */
 	const char *engine_options;   /* or NULL */

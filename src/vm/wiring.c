@@ -309,9 +309,29 @@ static void on_device_warned(void *ctx, const char *what)
 		vm->config.warn(vm->config.warn_ctx, what);
 }
 
+/* What a machine is recognised by when it starts again: its name, or what it boots. */
+static const char *identity(const struct vm *vm)
+{
+	if (vm->config.name)
+		return vm->config.name;
+	for (unsigned i = 0; i < vm->config.devices; i++)
+		if (!strcmp(vm->config.device[i].kind, "blk"))
+			return vm->config.device[i].options;
+	return vm->config.kernel;
+}
+
+static unsigned same_kind_before(const struct vm *vm, unsigned device)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < device; i++)
+		n += !strcmp(vm->config.device[i].kind, vm->config.device[device].kind);
+	return n;
+}
+
 static int make_devices(struct vm *vm, struct error *err)
 {
-	const struct virtio_env env = {
+	struct virtio_env env = {
 		.memory = &vm->guest_memory,
 		.loop = vm->loop,
 		.clock = vm->clock,
@@ -319,6 +339,7 @@ static int make_devices(struct vm *vm, struct error *err)
 		.fail = on_device_failed,
 		.warn = on_device_warned,
 		.ctx = vm,
+		.machine = identity(vm),
 	};
 	int rc = 0;
 
@@ -328,6 +349,7 @@ static int make_devices(struct vm *vm, struct error *err)
 		struct virtio *v;
 		struct device *dev;
 
+		env.index = same_kind_before(vm, i);
 		rc = kind->create(&v, &env, wanted->options, err);
 		if (!rc)
 			rc = virtio_pci_create(&dev, vm->pci, v, err);
