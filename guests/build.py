@@ -74,6 +74,11 @@ def suite(bits=64):
     return compile_to(f"suite{bits}", flags, sources, sorted((HERE / "suite").glob("*.h")), ["-lm"]) if sources else None
 
 
+def tool(name):
+    """The path of a program of guests/tools, which tests put into an initramfs: static."""
+    return compile_to(f"tools/{name}", ["-std=gnu17", "-D_GNU_SOURCE", "-O2", "-static"], [HERE / "tools" / f"{name}.c"])
+
+
 def speed():
     """Paths of the programs that ./dev bench speed measures, by their names in the guest. Kept with the build: two trees
     that share a cache may measure different programs."""

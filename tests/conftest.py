@@ -95,3 +95,9 @@ def suite():
 def tiny():
     """tiny(name): the path of a tiny guest."""
     return guest_build.tiny
+
+
+@pytest.fixture(scope="session")
+def tool():
+    """tool(name): a program of guests/tools as a file for initramfs."""
+    return lambda name: {f"bin/{name}": guest_build.tool(name)}

@@ -65,6 +65,11 @@ static int add_net(void *options, const char *value, struct error *err)
 	return add_device(options, "net", value, err);
 }
 
+static int add_vsock(void *options, const char *value, struct error *err)
+{
+	return add_device(options, "vsock", value, err);
+}
+
 /* Ports are all of one device, which takes them one a line. */
 static int add_port(struct options *o, const char *before, const char *value)
 {
@@ -363,6 +368,15 @@ static const struct cli_option options[] = {
 	      "reaching "
 	      "anything by itself. TYPE none is a card without a cable. "
 	      "mac=, mtu= and bps=SIZE (bytes a second each way) work with each. May be given several times." },
+	{ .name = "vsock",
+	  .kind = CLI_CALL,
+	  .value = "cid=N,path=PATH",
+	  .call = add_vsock,
+	  .help = "Adds sockets between the guest, whose number is N (3 or more), and the host, whose number is 2. A "
+		  "client "
+		  "that connects to the Unix socket PATH and writes \"CONNECT port\" reaches that port of the guest; "
+		  "what the "
+		  "guest connects to at a port of the host is who listens at PATH_port." },
 	{ .name = "console-port",
 	  .kind = CLI_CALL,
 	  .value = "PATH[,name=NAME][,console]",
