@@ -3,6 +3,7 @@
 """`./dev test`: runs what is built in build/ and build-asan/, counts every test, and ends with the line
 `N passed, N failed, N skipped`. Exit status 1 when one failed.
 
+    NAME       only the whole-program tests of tests/test_NAME.py, all of them; no unit tests
     -k EXPR    only whole-program tests that match, as pytest's -k; no unit tests
     --unit     only unit tests
     --all      also the whole-program tests that take long
@@ -104,11 +105,19 @@ def whole_program_tests(title, env, options):
 
 def main():
     parser = argparse.ArgumentParser(prog="./dev test", description=__doc__.split("\n\n")[0])
+    parser.add_argument("name", nargs="?", metavar="NAME", help="only the whole-program tests of tests/test_NAME.py, all of them")
     parser.add_argument("-k", metavar="EXPR", help="only whole-program tests that match")
     parser.add_argument("--unit", action="store_true", help="only unit tests")
     parser.add_argument("--all", action="store_true", help="also the whole-program tests that take long")
     args = parser.parse_args()
     total = Count()
+    if args.name:
+        if not (TOP / f"tests/test_{args.name}.py").exists():
+            parser.error(f"there is no tests/test_{args.name}.py")
+        options = ["--all", f"tests/test_{args.name}.py"] + (["-k", args.k] if args.k else [])
+        total = whole_program_tests("whole programs", {}, options)
+        print(total)
+        return 1 if total.failed or not total.passed else 0
     if not args.k:
         total += unit_tests("unit tests", "build", {"DIFF_RUNS": "1000000"})
         total += unit_tests("unit tests under ASan and UBSan", "build-asan", SANITIZERS)

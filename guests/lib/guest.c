@@ -154,6 +154,10 @@ void trap(struct trap *t)
 
 bool guest_on_tcg(void)
 {
+	const uint32_t *info = (const uint32_t *)(uint64_t)start_info;
+
+	if (info[0] == 0x336ec578 && info[6] && memcmp((const void *)(uint64_t)info[6], "tcg", 4) == 0) /* PVH: cmdline_paddr */
+		return true;
 	return cpuid(0x40000000, 0).ebx == 0x54474354; /* "TCGT" */
 }
 

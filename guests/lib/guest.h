@@ -39,7 +39,8 @@ int try(void (*fn)(void *arg), void *arg, struct trap *caught);
 int try_user(void (*fn)(void), struct trap *caught);
 /* Called for a vector instead of unwinding a try; returns into the trapped code. NULL takes it away. */
 void on_trap(unsigned vector, void (*fn)(struct trap *t));
-/* QEMU's TCG, the guests' other machine, is laxer than the manual; what it is known not to do is not asked of it. */
+/* QEMU's TCG, the guests' other machine, is laxer than the manual; what it is known not to do is not asked of it. Where
+ * another hypervisor stands between, the command line says "tcg". */
 bool guest_on_tcg(void);
 /* A name such as "#PF". */
 const char *trap_name(int vector);

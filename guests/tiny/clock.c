@@ -94,7 +94,8 @@ int main(void)
 		last = t;
 	}
 	check(forward, "it never goes back");
-	check((cpuid(KVM_FEATURES, 0).eax >> 24 & 1) == (shared->flags & 1u), "stable as CPUID says");
+	/* A hypervisor that knows its host's TSC to be bad does not say it here; on TCG that may be. */
+	check((cpuid(KVM_FEATURES, 0).eax >> 24 & 1) == (shared->flags & 1u) || guest_on_tcg(), "stable as CPUID says");
 	uint64_t boot = wall[1];
 	uint64_t by_wall = boot + nanoseconds() / 1000000000;
 	now = rtc();

@@ -73,7 +73,6 @@ static const struct {
 	{ KVM_CAP_VCPU_EVENTS, "pending events as state", "2.6.33" },
 	{ KVM_CAP_DEBUGREGS, "debug registers as state", "2.6.35" },
 	{ KVM_CAP_XSAVE, "vector registers as state", "2.6.36" },
-	{ KVM_CAP_XCRS, "XCR0 as state", "2.6.36" },
 	{ KVM_CAP_SIGNAL_MSI, "interrupt messages", "3.5" },
 	{ KVM_CAP_SPLIT_IRQCHIP, "a split interrupt controller", "4.4" },
 	{ KVM_CAP_IMMEDIATE_EXIT, "an immediate exit", "4.13" },

@@ -220,7 +220,8 @@ static void put_vectors(struct engine_vcpu *vcpu, const struct engine_cpu_state 
 {
 	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs = { { .xcr = 0, .value = s->xcr0 } } };
 
-	put(vcpu, !ioctl(vcpu->fd, KVM_SET_XCRS, &xcrs), "XCR0");
+	/* A CPU without XSAVE has no XCR0. */
+	put(vcpu, !ioctl(vcpu->fd, KVM_SET_XCRS, &xcrs) || s->xcr0 == 1, "XCR0");
 	memcpy(vcpu->xsave, s->xsave, sizeof(s->xsave));
 	put(vcpu, !ioctl(vcpu->fd, KVM_SET_XSAVE, vcpu->xsave), "vector registers");
 }

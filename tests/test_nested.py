@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kvm engine on a true KVM, on any host: `./dev test nested`. See scripts/nested.py."""
+import re
+import shutil
+
+import pytest
+
+import build as guest_build
+import guest_assets
+import machine
+import nested
+from test_boot import HARMLESS, parts
+from test_tiny import FAILED, OK
+
+pytestmark = pytest.mark.plures
+
+
+@pytest.fixture(scope="module")
+def l1(plures):
+    """l1(script, files): what L1's console said when it ran the script to its end."""
+    if not shutil.which("qemu-system-x86_64"):
+        pytest.skip("qemu-system-x86_64 is not installed")
+    if "-asan" in str(machine.plures_path()):
+        pytest.skip("the sanitizers' shadow does not fit into a small L1")
+
+    def run(script, files=None, timeout=600, **options):
+        try:
+            argv = nested.argv(script, files, **options)
+        except guest_assets.AssetError as e:
+            pytest.skip(str(e))
+        vm = machine.run(argv, timeout=timeout)
+        said = vm.output + vm.errors
+        assert "@end" in vm.output, said
+        return vm.output, said
+    return run
+
+
+def test_info_and_tiny_guests(l1):
+    """auto takes kvm, and every tiny guest finds what the manual says."""
+    names = [name for name in guest_build.tiny_names() if name != "multiboot"]
+    script = "echo '@info'; plures info; echo '@auto'; plures run -v -m 64M --debug-exit --kernel /l2/hello 2>&1 </dev/null\n"
+    for name in names:
+        script += (f"echo '@{name}'; plures run --engine kvm -m 64M --cpus {2 if name == 'smp' else 1} --append tcg --debug-exit"
+                   f" {'' if name == 'reset' else '--no-reboot'} --kernel /l2/{name} </dev/null 2>&1; echo status $?\n")
+    script += "echo '@end'"
+    # Two processors that pass messages to each other would wait for L1's scheduler each time if they had to share one.
+    output, said = l1(script, {f"l2/{name}": guest_build.tiny(name) for name in names}, timeout=300, cpus=2)
+    found = parts(output)
+    assert any(re.search(r"kvm .*: works, the CPU runs guest kernel mode, \d+\.\d ns an instruction", line) for line in found["info"]), said
+    assert any("auto   the first of them that works: kvm" in line for line in found["info"]), said
+    assert any("engine kvm: the CPU runs guest kernel mode" in line for line in found["auto"]), said
+    for name in names:
+        lines = found[name]
+        assert not [line for line in lines if "FAILED" in line or "unexpected" in line], "\n".join(lines)
+        status = {"acpi": 0, "triple": 3}.get(name, OK)
+        assert lines[-1] == f"status {status}" and status != FAILED, "\n".join(lines)
+    assert found["hello"][0] == "hello from ring 0, 64 bits"
+    assert "cpus 2" in found["smp"]
+    assert [line for line in found["reset"] if line.startswith("boot")] == ["boot 0", "boot 1", "boot 2", "boot 3"]
+    assert "triple fault" in found["triple"][-2]
+
+
+# QEMU 7.2's TCG does not tell a hypervisor of XSETBV, so L1's KVM would not know what a guest's XCR0 is.
+APPEND = "noxsave"
+
+L2 = r"""
+echo "@cpus"; nproc
+echo "@features"; grep -m1 ^flags /proc/cpuinfo
+echo "@random"; dd if=/dev/hwrng bs=1000 count=20 2>/dev/null | wc -c
+echo "@steal"; cut -d' ' -f9 /proc/stat | head -1
+echo "@work"; for i in 1 2 3 4; do (i=0; while [ $i -lt 300 ]; do i=$((i + 1)); done; echo done) & done; wait
+echo "@interrupts"; cat /proc/interrupts
+echo "@dmesg"; dmesg -r
+echo "@well"
+"""
+
+
+@pytest.mark.parametrize("cpus", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_debian(l1, modules, cpus):
+    """Debian's kernel, as packaged, boots, uses what is paravirtual, and powers off."""
+    initrd = guest_assets.initramfs(L2, modules("virtio_pci", "virtio_rng"))
+    script = (f"plures run --engine kvm --cpus {cpus} -m 192M --rng --kernel /l2/vmlinuz --initrd /l2/initrd"
+              f" --append 'console=ttyS0 quiet {APPEND}' </dev/null 2>&1; echo status $?; echo '@end'")
+    output, said = l1(script, {"l2/initrd": initrd})
+    found = parts(output)
+    assert "well" in found and "status 0" in found["well"], said
+    assert found["cpus"] == [str(cpus)] and found["random"] == ["20000"] and found["work"] == ["done"] * 4, said
+    assert "hypervisor" in found["features"][0].split() and "x2apic" in found["features"][0].split()
+    rows = {line.split(":")[0].strip(): line for line in found["interrupts"] if ":" in line}
+    assert any("PCI-MSI" in line and "virtio0" in line and int(line.split()[1]) > 0 for line in found["interrupts"]), said
+    assert int(rows["LOC"].split()[1]) > 0
+    dmesg = "\n".join(found["dmesg"])
+    for says in ["Hypervisor detected: KVM", "kvm-clock: Using msrs 4b564d01 and 4b564d00", "x2apic enabled"] + (
+            ["KVM setup pv remote TLB flush", "setup PV IPIs", "setup PV sched yield", "PV spinlocks enabled"] if cpus > 1 else []):
+        assert says in dmesg, f"{says}\n{said}"
+    warnings = [line for line in found["dmesg"] if re.match(r"<[0-4]>", line) and not any(re.search(p, line) for p in HARMLESS + OF_L1)]
+    assert not warnings, "\n".join(warnings)
+
+
+# What a guest's kernel says because of the CPU that TCG emulates, or because everything is slow.
+OF_L1 = [
+    r"Speculative Return Stack Overflow", r"RETBleed", r"AMD Zen1 FPDSS", r"Unstable clock detected", r"trace_clock=local",
+    r"If you want to keep using the local clock", r"on the kernel command line", r"hrtimer: interrupt took",
+]
