@@ -70,7 +70,7 @@ static void by_pic(void)
 	__asm__ volatile("sti; cli" : : : "memory");
 	check(ticks == 0, "STI; CLI lets nothing in");
 	__asm__ volatile("sti; nop; nop; cli" : : : "memory");
-	check(ticks == 1, "STI; NOP; NOP lets it in");
+	check(ticks != 0, "STI; NOP; NOP lets it in"); /* and, where the handler takes long, the next one too */
 	outb(0x21, 0xff);
 }
 
