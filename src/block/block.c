@@ -236,6 +236,11 @@ void block_warn(struct block *block, const char *format, ...)
 	block->options.warn(block->options.ctx, what);
 }
 
+bool block_busy(const struct block *block)
+{
+	return block->under_way;
+}
+
 uint64_t block_size(const struct block *block)
 {
 	return block->size;

@@ -93,6 +93,9 @@ bool block_poll(struct block *block, bool wait);
 /* Waits until no request is under way; `done` may submit more, which is waited for as well. */
 void block_drain(struct block *block);
 
+/* Whether requests are under way. */
+bool block_busy(const struct block *block);
+
 uint64_t block_size(const struct block *block);      /* in bytes */
 unsigned block_alignment(const struct block *block); /* 512 or 4096: what offsets and sizes are multiples of */
 bool block_readonly(const struct block *block);

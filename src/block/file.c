@@ -24,10 +24,14 @@
 #include "block/lock.h"
 #include "host/timer.h"
 
-#define SLOW_NS UINT64_C(500000)     /* a write into the page cache that takes this long has waited for something */
-#define AVOID_NS UINT64_C(100000000) /* for so long writes go to aio then */
+#define SLOW_NS UINT64_C(2000000) /* a write into the page cache that takes this long has waited for something */
 
-enum { BOUNCE = 1 << 20, PAGE = 4096, RETRIES = 100 };
+enum {
+	BOUNCE = 1 << 20,
+	PAGE = 4096,
+	RETRIES = 100,
+	AVOID = 10 /* for so many times as long writes go to aio then */
+};
 
 struct file {
 	struct block block;
@@ -334,11 +338,13 @@ static int64_t write_now(struct file *file, const struct block_request *r)
 	/* A part of a page may have to be read first. */
 	if (now < file->inline_again || (r->offset | r->size) % PAGE || r->iovs > IOV_MAX)
 		return 0;
+	uint64_t before = host_sleeps();
 	ssize_t n = pwritev(file->fd, r->iov, (int)r->iovs, (off_t)r->offset);
 	int64_t result = n < 0 ? -errno : n;
 	uint64_t after = host_now();
-	if (after - now > SLOW_NS)
-		file->inline_again = after + AVOID_NS;
+	/* A thread that was only preempted has not waited for the disk. */
+	if (after - now > SLOW_NS && host_sleeps() != before)
+		file->inline_again = after + (after - now) * AVOID;
 	return result == -EINTR || result == -EAGAIN ? 0 : result;
 }
 

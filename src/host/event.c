@@ -30,7 +30,8 @@ struct event_source {
 struct event_loop {
 	int epoll, wake;
 	atomic_int stop;      /* the status asked for, or NOT_STOPPED */
-	bool in_turn;         /* the loop's thread only */
+	pthread_mutex_t turn; /* held while callbacks run; taken before `lock` */
+	bool in_turn;         /* with `turn` */
 	pthread_mutex_t lock; /* of the fields below */
 	bool asleep;          /* waits, or is about to, and nobody has woken it yet */
 	struct event_source *sources;
@@ -70,6 +71,11 @@ int event_loop_create(struct event_loop **out, struct error *err)
 {
 	struct event_loop *loop = memory_zalloc(sizeof(*loop));
 	int rc;
+	pthread_mutexattr_t attr;
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ERRORCHECK);
+	pthread_mutex_init(&loop->turn, &attr);
+	pthread_mutexattr_destroy(&attr);
 	pthread_mutex_init(&loop->lock, NULL);
 	loop->stop = NOT_STOPPED;
 	loop->work_end = &loop->work;
@@ -107,6 +113,7 @@ void event_loop_destroy(struct event_loop *loop)
 	if (loop->epoll >= 0)
 		close(loop->epoll);
 	pthread_mutex_destroy(&loop->lock);
+	pthread_mutex_destroy(&loop->turn);
 	free(loop);
 }
 
@@ -233,9 +240,16 @@ static void event_dispatch(struct event_loop *loop, const struct epoll_event *ev
 	}
 }
 
+/* Frees what was removed: nobody may stand in a batch of events any more. */
+static void event_bury(struct event_loop *loop)
+{
+	pthread_mutex_lock(&loop->lock);
+	source_list_free(&loop->dead);
+	pthread_mutex_unlock(&loop->lock);
+}
+
 int event_loop_turn(struct event_loop *loop, int timeout_ms, struct error *err)
 {
-	assert(!loop->in_turn);
 	struct epoll_event events[EVENT_BATCH];
 	/* Who queues work while we are up and about need not wake us: we look before we lie down. */
 	pthread_mutex_lock(&loop->lock);
@@ -245,20 +259,53 @@ int event_loop_turn(struct event_loop *loop, int timeout_ms, struct error *err)
 	pthread_mutex_unlock(&loop->lock);
 	int n = epoll_wait(loop->epoll, events, EVENT_BATCH, timeout_ms);
 	int rc = n < 0 && errno != EINTR ? error_errno(err, -errno, "the event loop: epoll_wait") : 0;
+	int nested = pthread_mutex_lock(&loop->turn);
+	assert(!nested);
+	(void)nested;
 	pthread_mutex_lock(&loop->lock);
 	loop->asleep = false;
 	pthread_mutex_unlock(&loop->lock);
-	if (rc)
-		return rc;
-	loop->in_turn = true;
-	for (int i = 0; i < n; i++)
-		event_dispatch(loop, &events[i]);
-	event_run_work(loop);
+	if (!rc) {
+		loop->in_turn = true;
+		for (int i = 0; i < n; i++)
+			event_dispatch(loop, &events[i]);
+		event_run_work(loop);
+		loop->in_turn = false;
+		event_bury(loop);
+	}
+	pthread_mutex_unlock(&loop->turn);
+	return rc;
+}
+
+bool event_loop_borrow(struct event_loop *loop)
+{
+	if (pthread_mutex_trylock(&loop->turn))
+		return false;
+	pthread_mutex_lock(&loop->lock);
+	bool idle = loop->asleep && !loop->work;
+	if (idle)
+		loop->asleep = false; /* what is queued now is found by event_loop_return */
+	pthread_mutex_unlock(&loop->lock);
+	if (!idle)
+		pthread_mutex_unlock(&loop->turn);
+	/* What is removed from now on may stand in the batch that the loop's thread has just got: it is buried there. */
+	if (idle)
+		loop->in_turn = true;
+	return idle;
+}
+
+void event_loop_return(struct event_loop *loop, bool wake)
+{
+	if (!wake)
+		event_run_work(loop);
 	loop->in_turn = false;
 	pthread_mutex_lock(&loop->lock);
-	source_list_free(&loop->dead);
+	wake |= loop->work != NULL;
+	loop->asleep = !wake;
 	pthread_mutex_unlock(&loop->lock);
-	return 0;
+	pthread_mutex_unlock(&loop->turn);
+	if (wake)
+		event_wake(loop);
 }
 
 int event_loop_run(struct event_loop *loop, struct error *err)

@@ -54,6 +54,12 @@ int event_loop_run(struct event_loop *loop, struct error *err);
  * start-up, not from a callback. */
 int event_loop_turn(struct event_loop *loop, int timeout_ms, struct error *err);
 
+/* Lets another thread act as the loop's own for a moment, so that small work needs no wake-up. True only while the loop's thread
+ * waits in event_loop_run or event_loop_turn and has nothing to do; what "the loop's thread" may do, the borrower may then, and the loop's
+ * thread does nothing until event_loop_return. That runs what was queued meanwhile or (wake) leaves it to the loop's thread. */
+bool event_loop_borrow(struct event_loop *loop);
+void event_loop_return(struct event_loop *loop, bool wake);
+
 /* Makes event_loop_run return `status` (0 or more). Any thread, async-signal-safe; not lost when it comes before
  * event_loop_run. */
 void event_loop_stop(struct event_loop *loop, int status);

@@ -213,6 +213,74 @@ static void work_that_was_taken_out_is_not_run(void **state)
 	event_loop_destroy(last.loop);
 }
 
+struct lender {
+	struct event_loop *loop;
+	pthread_t thread;
+	struct event_work work;
+	atomic_uint runs;
+	pthread_t by;
+};
+
+static void *lender_thread(void *arg)
+{
+	struct lender *l = arg;
+	event_loop_run(l->loop, NULL);
+	return NULL;
+}
+
+static void lender_run(void *arg)
+{
+	struct lender *l = arg;
+	l->by = pthread_self();
+	atomic_fetch_add(&l->runs, 1);
+}
+
+static void borrow(struct event_loop *loop)
+{
+	while (!event_loop_borrow(loop))
+		usleep(100);
+}
+
+static void a_sleeping_loop_can_be_borrowed(void **state)
+{
+	(void)state;
+	struct lender l = { .work = { .fn = lender_run, .arg = &l } };
+	struct pipe_source p = { 0 };
+	assert_int_equal(event_loop_create(&l.loop, NULL), 0);
+	assert_false(event_loop_borrow(l.loop)); /* nobody sleeps in it */
+	pipe_open(&p, l.loop, pipe_count);
+	pthread_create(&l.thread, NULL, lender_thread, &l);
+
+	borrow(l.loop);
+	assert_false(event_loop_borrow(l.loop));
+	event_queue(l.loop, &l.work);
+	assert_int_equal(l.runs, 0);
+	event_loop_return(l.loop, false);
+	assert_int_equal(l.runs, 1);
+	assert_true(pthread_equal(l.by, pthread_self()));
+
+	borrow(l.loop);
+	event_queue(l.loop, &l.work);
+	event_loop_return(l.loop, true);
+	while (l.runs < 2)
+		usleep(100);
+	assert_true(pthread_equal(l.by, l.thread));
+
+	/* A source that goes while the loop's thread has its event in hand, perhaps, is not called. */
+	borrow(l.loop);
+	assert_int_equal(write(p.fd[1], "x", 1), 1);
+	usleep(1000);
+	assert_int_equal(p.calls, 0);
+	event_remove(p.source);
+	event_loop_return(l.loop, false);
+	usleep(1000);
+	assert_int_equal(p.calls, 0);
+	event_loop_stop(l.loop, 0);
+	pthread_join(l.thread, NULL);
+	pipe_close(&p);
+	event_loop_destroy(l.loop);
+}
+
 static void a_stop_that_comes_first_is_kept(void **state)
 {
 	(void)state;
@@ -229,7 +297,7 @@ int main(void)
 		cmocka_unit_test(a_ready_descriptor_calls_back),      cmocka_unit_test(a_removed_source_is_not_called),
 		cmocka_unit_test(a_regular_file_is_refused),          cmocka_unit_test(other_threads_queue_work),
 		cmocka_unit_test(queueing_twice_runs_once),           cmocka_unit_test(a_stop_that_comes_first_is_kept),
-		cmocka_unit_test(work_that_was_taken_out_is_not_run),
+		cmocka_unit_test(work_that_was_taken_out_is_not_run), cmocka_unit_test(a_sleeping_loop_can_be_borrowed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

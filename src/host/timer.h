@@ -20,6 +20,9 @@ struct host_timer {
 /* Nanoseconds. */
 uint64_t host_now(void);
 
+/* How often the calling thread has gone to sleep until now: tells waiting from being preempted. */
+uint64_t host_sleeps(void);
+
 /* Calls fn(arg) from the loop each time it goes off; not armed yet. */
 int host_timer_init(struct host_timer *timer, struct event_loop *loop, void (*fn)(void *arg), void *arg,
 		    struct error *err);

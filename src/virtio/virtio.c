@@ -373,6 +373,21 @@ void virtio_config_write(struct virtio *v, unsigned offset, const void *bytes, u
 	pthread_mutex_unlock(&v->lock);
 }
 
+void virtio_notify(struct virtio *v, unsigned queue)
+{
+	if (queue >= v->queues)
+		return;
+	struct virtio_queue *q = &v->queue[queue];
+	if (!v->ops->notify_here || !event_loop_borrow(q->loop)) {
+		event_queue(q->loop, &q->work);
+		return;
+	}
+	bool done = !q->vq.running || v->ops->notify_here(v, queue);
+	if (!done)
+		event_queue(q->loop, &q->work);
+	event_loop_return(q->loop, !done);
+}
+
 void virtio_queue_enable(struct virtio *v, unsigned queue)
 {
 	pthread_mutex_lock(&v->lock);

@@ -8,7 +8,8 @@
  *
  * Threads. Every virtqueue belongs to one thread, that of its event loop: the device's, which is the machine's event
  * thread, unless the device has given it another (virtio_queue_loop). A guest's notification only queues work there, so
- * a vCPU pays a lock for it and, when that thread sleeps, one write to an eventfd. start, reset and all calls of the
+ * a vCPU pays a lock for it and, when that thread sleeps, one write to an eventfd; or, if the device can do a little on the
+ * vCPU's thread (notify_here), that thread acts as the queue's for a moment, and nobody is woken. start, reset and all calls of the
  * device's queues come on these threads and never two at a time for one queue; so a device needs no lock for what only
  * its queues' thread touches. Registers are written by vCPU threads, under `lock`.
  *
@@ -94,6 +95,9 @@ struct virtio_ops {
 	void (*reset)(struct virtio *v);
 	/* The driver has put something into a queue, perhaps. On the queue's thread, only while it runs. */
 	void (*notify)(struct virtio *v, unsigned queue);
+	/* As notify, but on the thread of the vCPU that notified, in the stead of the queue's thread, which sleeps: for what takes
+	 * a few microseconds. False when there is more to do, which notify will be called for. NULL: nothing does. */
+	bool (*notify_here)(struct virtio *v, unsigned queue);
 	/* Drops the chains of one queue. Offers VIRTIO_F_RING_RESET when there. On the queue's thread. */
 	void (*queue_reset)(struct virtio *v, unsigned queue);
 	/* The driver wrote config[offset, offset + size), which is done already. On a vCPU's thread, with the lock. NULL: the
@@ -190,6 +194,8 @@ void virtio_set_status(struct virtio *v, uint8_t status);
 /* Offsets and sizes may be anything: what is outside reads as zeros. */
 void virtio_config_read(struct virtio *v, unsigned offset, void *bytes, unsigned size);
 void virtio_config_write(struct virtio *v, unsigned offset, const void *bytes, unsigned size);
+/* The driver's notification, on a vCPU's thread, with no lock held. */
+void virtio_notify(struct virtio *v, unsigned queue);
 /* Enables a queue whose settings the transport has filled in under the lock; or resets it (VIRTIO_F_RING_RESET). */
 void virtio_queue_enable(struct virtio *v, unsigned queue);
 void virtio_queue_reset(struct virtio *v, unsigned queue);

@@ -268,7 +268,7 @@ static void bar_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
 	uint64_t bytes = htole64(value);
 
 	if (offset >= VIRTIO_PCI_NOTIFY)
-		virtio_kick(p->v, (unsigned)(offset - VIRTIO_PCI_NOTIFY) / VIRTIO_PCI_NOTIFY_STEP);
+		virtio_notify(p->v, (unsigned)(offset - VIRTIO_PCI_NOTIFY) / VIRTIO_PCI_NOTIFY_STEP);
 	else if (offset >= VIRTIO_PCI_CONFIG)
 		virtio_config_write(p->v, (unsigned)offset - VIRTIO_PCI_CONFIG, &bytes, size);
 	else if (offset < COMMON_SIZE)
