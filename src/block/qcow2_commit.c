@@ -63,7 +63,8 @@ static int pieces_write(struct qcow2 *q, struct pieces *pieces)
 {
 	enum { TOGETHER = 64 };
 	struct qcow2_group group = { .q = q };
-	qsort(pieces->piece, pieces->count, sizeof(pieces->piece[0]), by_offset);
+	if (pieces->count > 1)
+		qsort(pieces->piece, pieces->count, sizeof(pieces->piece[0]), by_offset);
 	for (size_t i = 0, n; i < pieces->count; i += n) {
 		struct iovec iov[TOGETHER];
 		const struct piece *first = &pieces->piece[i];
