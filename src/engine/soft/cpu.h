@@ -8,7 +8,7 @@
  *   guest rsp                                             host r15
  *   guest r10 r11 r15                                     gpr[10], gpr[11], gpr[15] in memory
  *   host r10, r11                                         scratch (T0, T1)
- *   host rsp                                              the host's own stack
+ *   host rsp                                              the return stack: soft_return_stack below
  *   guest vector and x87 state                            the host's, all of the time that vcpu_run is on the stack
  *   arithmetic flags                                      the host's, or saved in `flags` (see translate.c)
  *
@@ -73,27 +73,34 @@ static inline unsigned soft_itlb_index(uint64_t linear)
 	return (linear >> 12) & (SOFT_ITLB_SIZE - 1);
 }
 
-/* The jump cache: guest-linear RIP and mode to host code (its entry with flags in memory). Index: soft_jc_index. */
-#define SOFT_JC_BITS 13
-#define SOFT_JC_LOCAL 512u
+/* The jump cache: guest-linear RIP and mode to host code (its entry with flags in memory). It is large, so that its
+ * index is the address' low bits, two instructions, and is emptied by a list of what is in use. */
+#define SOFT_JC_BITS 15
+#define SOFT_JC_LISTED 1024u
 #define SOFT_JC_SIZE (1u << SOFT_JC_BITS)
 struct soft_jc_entry {
 	uint64_t rip;
 	uint32_t mode; /* SOFT_JC_EMPTY when empty */
 	uint32_t code; /* the executable view lies below 4 GiB */
 };
-#define SOFT_JC_EMPTY 0xffffffffu
-/* Functions begin at multiples of 16, so the low bits alone would use a sixteenth of the entries. */
-#define SOFT_JC_SHIFT 7
+#define SOFT_JC_EMPTY 0 /* no mode that is ever entered: those are flat */
 static inline unsigned soft_jc_index(uint64_t rip)
 {
-	return (unsigned)(rip ^ rip >> SOFT_JC_SHIFT) & (SOFT_JC_SIZE - 1);
+	return (unsigned)rip & (SOFT_JC_SIZE - 1);
 }
 /* The bit of cpu->jc_pages (64 words) to set for each page that an entry is made for; a flush of that page looks there. */
 static inline unsigned soft_jc_page_bit(uint64_t rip)
 {
 	return ((rip >> 12) ^ (rip >> 24)) & 4095;
 }
+
+/* The return stack, which host RSP points to while generated code runs: for each guest CALL the guest's return address
+ * and, pushed by the host's own CALL, where the caller's code goes on. A guest RET whose target is the one on top is the
+ * host's RET, so the host predicts it. What a return address was worth ends with a change of mode, of mappings or of
+ * the block cache: soft_returns_drop. Its bottom holds an address that is not canonical and soft_return_bottom, for
+ * whoever returns there nevertheless; below its end is a page that faults, upon which everything on it is forgotten. */
+enum { SOFT_RETURNS = 512, SOFT_RETURN_GUARD = 4096 };
+#define SOFT_RETURN_NONE 0x8000c0de00000000u
 
 /* The mode: everything that the meaning of the same bytes at the same address depends on; part of a block's key. */
 enum {
@@ -192,6 +199,9 @@ struct soft_cpu {
 	struct engine_segment seg[ENGINE_SEGMENTS];
 	uint64_t scratch[8];         /* generated code's own spills */
 	const void *host_rsp;        /* the dispatcher's stack frame */
+	uint64_t *return_rsp;        /* of the return stack, while C runs */
+	uint64_t *return_bottom;     /* what it is when the stack is empty */
+	uint8_t *return_guard;       /* the page below its end */
 	struct soft_link *exit_link; /* the link to patch when an unlinked exit was taken, else NULL */
 	struct soft_cpu *self;
 	void (*exit_regs)(void);          /* where generated code leaves to with rip set (run.h) */
@@ -239,10 +249,10 @@ struct soft_cpu {
 	uint8_t itlb_flags[2][SOFT_ITLB_SIZE];
 	uint64_t large_areas[16], huge_areas;
 	uint64_t jc_pages[64]; /* filter: bit hash of linear pages that have jump-cache entries */
-	/* The entries of pages that are not global, which a change of address space drops; more than there is room for:
-	 * it drops all. */
-	uint16_t jc_local[SOFT_JC_LOCAL];
-	unsigned jc_locals;
+	/* The entries in use; [1]: those of pages that are not global, which a change of address space drops. More than
+	 * there is room for: it looks at all. */
+	uint16_t jc_list[2][SOFT_JC_LISTED];
+	unsigned jc_listed[2];
 	struct {
 		bool pending; /* an exception to deliver before the next instruction */
 		bool has_error;
@@ -280,6 +290,12 @@ struct soft_cpu {
 	_Alignas(64) uint8_t xsave[ENGINE_XSAVE_SIZE]; /* guest vector state outside of vcpu_run and in heavy calls */
 	_Alignas(64) uint8_t host_fxsave[512];         /* the host's own control words */
 };
+
+/* Forgets all returns: from a helper that ends its block. */
+static inline void soft_returns_drop(struct soft_cpu *cpu)
+{
+	cpu->return_rsp = cpu->return_bottom;
+}
 
 /* ---- run.S, run.c ---- */
 

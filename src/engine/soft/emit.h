@@ -113,6 +113,18 @@ static inline void emit_gs_index(struct emit *e, unsigned op, unsigned size, uns
 	emit32(e, offset);
 }
 
+/* op reg, gs:[index * 8 + offset]; index is not rsp */
+static inline void emit_gs_index8(struct emit *e, unsigned op, unsigned size, unsigned reg, unsigned index,
+				  uint32_t offset)
+{
+	emit8(e, 0x65);
+	emit_rex(e, size == 8, reg, index, 0);
+	emit8(e, op);
+	emit_modrm(e, 0, reg, 4);
+	emit8(e, 3 << 6 | (index & 7) << 3 | 5);
+	emit32(e, offset);
+}
+
 /* movzx reg32, word gs:[offset] */
 static inline void emit_gs_load16(struct emit *e, unsigned reg, uint32_t offset)
 {
@@ -294,6 +306,15 @@ static inline void emit_patch(uint8_t *at, const uint8_t *target)
 {
 	int32_t rel = (int32_t)(target - (at + 4));
 	__atomic_store_n((int32_t *)(void *)at, rel, __ATOMIC_RELEASE);
+}
+
+static inline uint8_t *emit_call(struct emit *e, bool aligned)
+{
+	if (aligned)
+		emit_align(e, 1);
+	emit8(e, 0xe8);
+	emit32(e, 0);
+	return e->p - 4;
 }
 
 static inline void emit_jmp_to(struct emit *e, const uint8_t *target)

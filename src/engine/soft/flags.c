@@ -146,6 +146,8 @@ void soft_update_mode(struct soft_cpu *cpu)
 		mode |= SOFT_MODE_TSD;
 	if (!(mode & SOFT_MODE_VM) && cpl <= soft_iopl(cpu))
 		mode |= SOFT_MODE_IOPL;
+	if (cpu->mode != mode)
+		soft_returns_drop(cpu);
 	cpu->mode = mode;
 	/* Pages that were entered into the TLB before would pass unchecked (see mmu.c). */
 	checks = cpl == 3 && (cpu->sysflags & RF_AC) && (cpu->cr0 & CR0_AM);

@@ -360,6 +360,8 @@ static void test_jump_cache_flush(void **state)
 
 	cpu->jc_pages[bit / 64] |= 1ull << bit % 64;
 	cpu->jc[7].mode = 1;
+	cpu->jc_list[0][0] = 7;
+	cpu->jc_listed[0] = 1;
 	soft_tlb_flush_page(cpu, LINEAR + 0x1000);
 	assert_int_equal(cpu->jc[7].mode, 1);
 	soft_tlb_flush_page(cpu, LINEAR);

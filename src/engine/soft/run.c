@@ -154,6 +154,7 @@ static bool take_events(struct soft_cpu *cpu)
 			unsigned state = profile_enter(cpu, PROFILE_PARK);
 			cache_park(cpu->vm->cache);
 			profile_back(cpu, state);
+			soft_returns_drop(cpu);
 		}
 		if (kick & SOFT_KICK_EXIT) {
 			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_EXIT);
@@ -283,11 +284,12 @@ static void fill_jump_cache(struct soft_cpu *cpu, struct soft_block *block)
 {
 	struct soft_jc_entry *e = &cpu->jc[soft_jc_index(block->rip)];
 	unsigned bit = soft_jc_page_bit(block->rip), user = (cpu->mode & SOFT_MODE_CPL) == 3;
-	if (!(cpu->itlb_flags[user][soft_itlb_index(block->rip)] & SOFT_TLB_GLOBAL)) {
-		if (cpu->jc_locals < SOFT_JC_LOCAL)
-			cpu->jc_local[cpu->jc_locals] = (uint16_t)soft_jc_index(block->rip);
-		if (cpu->jc_locals <= SOFT_JC_LOCAL)
-			cpu->jc_locals++;
+	bool local = !(cpu->itlb_flags[user][soft_itlb_index(block->rip)] & SOFT_TLB_GLOBAL);
+	for (unsigned list = 0; list <= local; list++) {
+		if (cpu->jc_listed[list] < SOFT_JC_LISTED)
+			cpu->jc_list[list][cpu->jc_listed[list]] = (uint16_t)soft_jc_index(block->rip);
+		if (cpu->jc_listed[list] <= SOFT_JC_LISTED)
+			cpu->jc_listed[list]++;
 	}
 	e->rip = block->rip;
 	e->code = (uint32_t)(uintptr_t)block->code_mem;
@@ -453,6 +455,10 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 {
 	greg_t *g = ((ucontext_t *)context)->uc_mcontext.gregs;
 	struct soft_cpu *cpu = current_cpu();
+	if (cpu && signal == SIGSEGV && (uintptr_t)info->si_addr - (uintptr_t)cpu->return_guard < SOFT_RETURN_GUARD) {
+		g[REG_RSP] = (greg_t)cpu->return_bottom; /* deep recursion; the push begins again */
+		return;
+	}
 	const uint8_t *pc = (const uint8_t *)g[REG_RIP]; /* NOLINT(performance-no-int-to-ptr) */
 	struct soft_block *b = cpu ? cache_find_pc(cpu->vm->cache, pc) : NULL;
 	const struct soft_map *m = b ? cache_find_map(b, pc) : NULL;
@@ -480,6 +486,7 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 	cpu->exc.vector = (uint8_t)vector;
 	cpu->exc.has_error = vector == EXC_GP || vector == EXC_AC;
 	cpu->exc.error = 0;
+	cpu->return_rsp = (uint64_t *)g[REG_RSP]; /* NOLINT(performance-no-int-to-ptr) */
 	g[REG_RIP] = (greg_t)soft_dispatch;
 }
 
@@ -514,6 +521,7 @@ void soft_run(struct soft_cpu *cpu, struct engine_run *run)
 	cache_enter(cpu->vm->cache);
 	if (cpu->profile)
 		profile_start(cpu);
+	soft_returns_drop(cpu);
 	soft_heavy_end(cpu);
 	soft_enter(cpu);
 	soft_heavy_begin(cpu);

@@ -5,8 +5,9 @@
 
 #include "engine/soft/cpu.h"
 
-/* Fills in the addresses that generated code calls. */
-void soft_thunks_init(struct soft_cpu *cpu);
+/* Fills in the addresses that generated code calls, and makes a return stack of the SOFT_RETURN_GUARD bytes at
+ * `returns`, which can't be accessed, and the SOFT_RETURNS * 16 after them. */
+void soft_thunks_init(struct soft_cpu *cpu, uint8_t *returns);
 
 /* Runs from cpu->rip until cpu->leave, with GS base and the guest's vector state in place (thunk.c). */
 void soft_enter(struct soft_cpu *cpu);

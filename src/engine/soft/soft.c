@@ -226,7 +226,16 @@ static int soft_vcpu_create(struct engine_vcpu **out, struct engine_vm *vm, unsi
 	cpu->index = index;
 	cpu->cb = cb;
 	cpu->cb_ctx = ctx;
-	soft_thunks_init(cpu);
+	size_t stack = SOFT_RETURN_GUARD + SOFT_RETURNS * 16;
+	uint8_t *returns = mmap(NULL, stack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (returns == MAP_FAILED || mprotect(returns, SOFT_RETURN_GUARD, PROT_NONE) < 0) {
+		int rc = error_errno(err, -errno, "can't make CPU %u", index);
+		if (returns != MAP_FAILED)
+			munmap(returns, stack);
+		munmap(vcpu, size);
+		return rc;
+	}
+	soft_thunks_init(cpu, returns);
 	soft_tlb_init(cpu);
 	if (vm->soft.profile && profile_create(cpu, err) < 0) {
 		munmap(vcpu, size);
@@ -252,6 +261,7 @@ static void soft_vcpu_destroy(struct engine_vcpu *vcpu)
 		}
 	}
 	profile_destroy(&vcpu->cpu);
+	munmap(vcpu->cpu.return_guard, SOFT_RETURN_GUARD + SOFT_RETURNS * 16);
 	munmap(vcpu, (sizeof(*vcpu) + 4095) & ~(size_t)4095);
 }
 

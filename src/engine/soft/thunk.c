@@ -2,11 +2,12 @@
 /*
  * thunk.c - the border between generated code and C, in assembly.
  *
- * soft_enter builds the one stack frame that generated code runs on and falls into the dispatcher: soft_next (run.c)
- * says where to go, and every way out of generated code comes back to `dispatch` with that frame restored. So nothing
- * that generated code or a helper leaves on the stack matters, and soft_unwind is a jump.
+ * soft_enter builds the one stack frame that C runs on and falls into the dispatcher: soft_next (run.c) says where to
+ * go, and every way out of generated code comes back to `dispatch` with that frame restored. So nothing that a helper
+ * leaves on the stack matters, and soft_unwind is a jump.
  *
- * In generated code host rsp is 16-byte aligned; a thunk is called, so its entry has rsp = 8 modulo 16.
+ * Generated code runs on the return stack (cpu.h). A thunk is called on it, and goes to C on the dispatcher's frame with
+ * its own stack pointer in rbx.
  */
 #include <stddef.h>
 
@@ -20,7 +21,8 @@
 	    [g6] "i"(GPR(6)), [g7] "i"(GPR(7)), [g8] "i"(GPR(8)), [g9] "i"(GPR(9)), [g12] "i"(GPR(12)),             \
 	    [g13] "i"(GPR(13)), [g14] "i"(GPR(14)), [rip] "i"(offsetof(struct soft_cpu, rip)),                      \
 	    [flags] "i"(offsetof(struct soft_cpu, flags)), [self] "i"(offsetof(struct soft_cpu, self)),             \
-	    [hrsp] "i"(offsetof(struct soft_cpu, host_rsp)), [link] "i"(offsetof(struct soft_cpu, exit_link))
+	    [hrsp] "i"(offsetof(struct soft_cpu, host_rsp)), [rrsp] "i"(offsetof(struct soft_cpu, return_rsp)),     \
+	    [rbottom] "i"(offsetof(struct soft_cpu, return_bottom)), [link] "i"(offsetof(struct soft_cpu, exit_link))
 
 /* Guest registers to memory; all but r10, r11, which are scratch. */
 #define SAVE_CALLEE                                                                  \
@@ -35,6 +37,11 @@
 #define LOAD_CALLER                                                                                           \
 	"mov %%gs:%c[g0], %%rax\n mov %%gs:%c[g1], %%rcx\n mov %%gs:%c[g2], %%rdx\n mov %%gs:%c[g6], %%rsi\n" \
 	"mov %%gs:%c[g7], %%rdi\n mov %%gs:%c[g8], %%r8\n mov %%gs:%c[g9], %%r9\n"
+/* From the return stack, on which a thunk was called, to C's and back. */
+#define TO_C                                                                  \
+	"mov %%rsp, %%rbx\n lea 8(%%rsp), %%rax\n mov %%rax, %%gs:%c[rrsp]\n" \
+	"mov %%gs:%c[hrsp], %%rsp\n mov %%gs:%c[self], %%rdi\n"
+#define FROM_C "mov %%rbx, %%rsp\n mov %%gs:%c[g3], %%rbx\n"
 /* Arithmetic flags to memory, by way of r10. */
 #define SAVE_FLAGS "mov %%rax, %%r10\n lahf\n seto %%al\n mov %%ax, %%gs:%c[flags]\n mov %%r10, %%rax\n"
 
@@ -50,69 +57,65 @@ __attribute__((naked)) void soft_enter(struct soft_cpu *cpu __attribute__((unuse
 			 "call soft_next\n"
 			 "test %%rax, %%rax\n"
 			 "jz 1f\n"
-			 "mov %%rax, %%r11\n" LOAD_CALLEE LOAD_CALLER "jmp *%%r11\n"
+			 "mov %%rax, %%r11\n" LOAD_CALLEE LOAD_CALLER "mov %%gs:%c[rrsp], %%rsp\n jmp *%%r11\n"
 			 "1: add $8, %%rsp\n pop %%r15\n pop %%r14\n pop %%r13\n pop %%r12\n pop %%rbp\n pop %%rbx\n"
 			 "ret\n" ::OPERANDS);
 }
 
 __attribute__((naked)) void soft_exit_regs(void)
 {
-	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "jmp soft_dispatch\n" ::OPERANDS);
+	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "mov %%rsp, %%gs:%c[rrsp]\n jmp soft_dispatch\n" ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_mem(void)
 {
-	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "mov %%gs:%c[self], %%rdi\n mov %%r10, %%rsi\n mov %%r11d, %%edx\n"
-						 "sub $8, %%rsp\n call soft_mem_miss\n add $8, %%rsp\n"
-						 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
+	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
+			 "mov %%r10, %%rsi\n mov %%r11d, %%edx\n call soft_mem_miss\n" FROM_C
+			 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_group(void)
 {
-	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "mov %%gs:%c[self], %%rdi\n mov %%r10, %%rsi\n mov %%r11d, %%edx\n"
-						 "sub $8, %%rsp\n call soft_group_miss\n add $8, %%rsp\n"
-						 "test %%rax, %%rax\n jz soft_dispatch\n"
-						 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
+	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C "mov %%r10, %%rsi\n mov %%r11d, %%edx\n call soft_group_miss\n"
+						      "test %%rax, %%rax\n jz soft_dispatch\n" FROM_C
+						      "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_linear(void)
 {
-	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "mov %%gs:%c[self], %%rdi\n mov %%r10, %%rsi\n mov %%r11d, %%edx\n"
-						 "sub $8, %%rsp\n call soft_linear_of\n add $8, %%rsp\n"
-						 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
+	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
+			 "mov %%r10, %%rsi\n mov %%r11d, %%edx\n call soft_linear_of\n" FROM_C
+			 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
 }
 
 /* The flags are the instruction's result and must survive: both in memory and in the host's. */
 static __attribute__((naked, used)) void thunk_commit(void)
 {
-	__asm__ volatile(SAVE_FLAGS SAVE_CALLEE SAVE_CALLER
-			 "mov %%gs:%c[self], %%rdi\n"
-			 "sub $8, %%rsp\n call soft_mem_commit\n add $8, %%rsp\n"
-			 "test %%al, %%al\n jnz soft_dispatch\n"
+	__asm__ volatile(SAVE_FLAGS SAVE_CALLEE SAVE_CALLER TO_C
+			 "call soft_mem_commit\n test %%al, %%al\n jnz soft_dispatch\n" FROM_C
 			 "movzwl %%gs:%c[flags], %%eax\n add $0x7f, %%al\n sahf\n" LOAD_CALLER "ret\n" ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_commit_mem(void)
 {
-	__asm__ volatile(SAVE_CALLEE SAVE_CALLER "mov %%gs:%c[self], %%rdi\n"
-						 "sub $8, %%rsp\n call soft_mem_commit\n add $8, %%rsp\n"
-						 "test %%al, %%al\n jnz soft_dispatch\n" LOAD_CALLER
-						 "ret\n" ::OPERANDS);
+	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
+			 "call soft_mem_commit\n test %%al, %%al\n jnz soft_dispatch\n" FROM_C LOAD_CALLER
+			 "ret\n" ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_helper(void)
 {
-	__asm__ volatile(SAVE_CALLEE SAVE_CALLER
-			 "mov %%gs:%c[self], %%rdi\n mov %%r11, %%rsi\n mov %%r10, %%rdx\n"
-			 "sub $8, %%rsp\n call soft_call_helper\n add $8, %%rsp\n" LOAD_CALLEE LOAD_CALLER
-			 "ret\n" ::OPERANDS);
+	__asm__ volatile(
+	    SAVE_CALLEE SAVE_CALLER TO_C
+	    "mov %%r11, %%rsi\n mov %%r10, %%rdx\n call soft_call_helper\n mov %%rbx, %%rsp\n" LOAD_CALLEE LOAD_CALLER
+	    "ret\n" ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_helper_end(void)
 {
-	__asm__ volatile(SAVE_CALLEE SAVE_CALLER
-			 "mov %%gs:%c[self], %%rdi\n mov %%r11, %%rsi\n mov %%r10, %%rdx\n"
-			 "sub $8, %%rsp\n call soft_call_helper\n jmp soft_dispatch\n" ::OPERANDS);
+	__asm__ volatile(
+	    SAVE_CALLEE SAVE_CALLER TO_C
+	    "mov %%r11, %%rsi\n mov %%r10, %%rdx\n call soft_call_helper\n jmp soft_dispatch\n" ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_link(void)
@@ -127,13 +130,24 @@ static __attribute__((naked, used)) void thunk_link_mem(void)
 			 "mov (%%r10), %%r10\n mov %%r10, %%gs:%c[rip]\n jmp soft_exit_regs\n" ::OPERANDS);
 }
 
+/* A guest's return to the one address that the return stack's bottom holds (r10): it is not canonical. */
+static __attribute__((naked, used)) void return_bottom(void)
+{
+	__asm__ volatile("mov %%r10, %%gs:%c[rip]\n mov %%gs:%c[rbottom], %%rsp\n jmp soft_exit_regs\n" ::OPERANDS);
+}
+
 _Noreturn __attribute__((naked)) void soft_unwind(struct soft_cpu *cpu __attribute__((unused)))
 {
 	__asm__ volatile("jmp soft_dispatch\n");
 }
 
-void soft_thunks_init(struct soft_cpu *cpu)
+void soft_thunks_init(struct soft_cpu *cpu, uint8_t *returns)
 {
+	cpu->return_guard = returns;
+	cpu->return_bottom = (uint64_t *)(void *)(returns + SOFT_RETURN_GUARD) + 2 * (SOFT_RETURNS - 1);
+	cpu->return_bottom[0] = (uintptr_t)return_bottom;
+	cpu->return_bottom[1] = SOFT_RETURN_NONE;
+	soft_returns_drop(cpu);
 	cpu->thunk[SOFT_THUNK_MEM] = thunk_mem;
 	cpu->thunk[SOFT_THUNK_GROUP] = thunk_group;
 	cpu->thunk[SOFT_THUNK_COMMIT] = thunk_commit;

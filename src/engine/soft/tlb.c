@@ -21,30 +21,21 @@ void soft_tlb_clear(struct soft_tlb_entry *entry, unsigned index)
 	__atomic_store_n(&entry->tag_write, soft_tlb_no_tag(index), __ATOMIC_RELAXED);
 }
 
-static void jc_clear(struct soft_cpu *cpu)
+/* Empties the jump cache, or what is in it of pages that are not global. */
+static void jc_clear(struct soft_cpu *cpu, bool local_only)
 {
-	uint64_t any = 0;
+	unsigned n = cpu->jc_listed[local_only];
 
-	cpu->jc_locals = 0;
-	for (unsigned i = 0; i < 64; i++) {
-		any |= cpu->jc_pages[i];
-		cpu->jc_pages[i] = 0;
-	}
-	if (!any)
-		return;
-	for (unsigned i = 0; i < SOFT_JC_SIZE; i++)
+	for (unsigned i = 0; i < n && n <= SOFT_JC_LISTED; i++)
+		__atomic_store_n(&cpu->jc[cpu->jc_list[local_only][i]].mode, SOFT_JC_EMPTY, __ATOMIC_RELAXED);
+	for (unsigned i = 0; i < SOFT_JC_SIZE && n > SOFT_JC_LISTED; i++)
 		__atomic_store_n(&cpu->jc[i].mode, SOFT_JC_EMPTY, __ATOMIC_RELAXED);
-}
-
-static void jc_clear_local(struct soft_cpu *cpu)
-{
-	if (cpu->jc_locals > SOFT_JC_LOCAL) {
-		jc_clear(cpu);
+	cpu->jc_listed[1] = 0;
+	if (local_only && n <= SOFT_JC_LISTED)
 		return;
-	}
-	for (unsigned i = 0; i < cpu->jc_locals; i++)
-		__atomic_store_n(&cpu->jc[cpu->jc_local[i]].mode, SOFT_JC_EMPTY, __ATOMIC_RELAXED);
-	cpu->jc_locals = 0;
+	cpu->jc_listed[0] = 0;
+	for (unsigned i = 0; i < 64; i++)
+		cpu->jc_pages[i] = 0;
 }
 
 static void forget_large(struct soft_cpu *cpu)
@@ -92,8 +83,8 @@ void soft_tlb_init(struct soft_cpu *cpu)
 			cpu->itlb_used[user][0][i] = cpu->itlb_used[user][1][i] = 0;
 	}
 	forget_large(cpu);
-	cpu->jc_pages[0] = 1;
-	jc_clear(cpu);
+	cpu->jc_listed[0] = SOFT_JC_LISTED + 1;
+	jc_clear(cpu, false);
 }
 
 /* Empties the entries of one class that a bitmap names and that are global or not, as asked. */
@@ -128,6 +119,7 @@ void soft_tlb_flush(struct soft_cpu *cpu, bool global_too)
 {
 	if (profiled(cpu))
 		profile_flush(cpu, global_too);
+	soft_returns_drop(cpu);
 	for (unsigned global = 0; global <= global_too; global++) {
 		for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++)
 			flush_data(cpu, mmu, global);
@@ -135,11 +127,11 @@ void soft_tlb_flush(struct soft_cpu *cpu, bool global_too)
 		flush_exec(cpu, 1, global);
 	}
 	if (!global_too) {
-		jc_clear_local(cpu);
+		jc_clear(cpu, true);
 		return;
 	}
 	forget_large(cpu);
-	jc_clear(cpu);
+	jc_clear(cpu, false);
 }
 
 /* Do two linear addresses lie in the same page, of the size that an entry's flags say? (4 MiB stands for 2, too.) */
@@ -171,7 +163,7 @@ static void flush_large(struct soft_cpu *cpu, uint64_t linear)
 				cpu->itlb_of[user][i] = ITLB_EMPTY;
 		}
 	}
-	jc_clear(cpu);
+	jc_clear(cpu, false);
 }
 
 void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t linear)
@@ -179,6 +171,7 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t linear)
 	unsigned index = soft_tlb_index(linear), bit = soft_jc_page_bit(linear);
 
 	profile_count(cpu, PROFILE_FLUSH_PAGE);
+	soft_returns_drop(cpu);
 	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
 		struct soft_tlb_entry *entry = &cpu->tlb[mmu][index];
 		if (entry->tag_read >> 12 == linear >> 12)
@@ -189,7 +182,7 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t linear)
 	if (maybe_large(cpu, linear))
 		flush_large(cpu, linear);
 	else if (cpu->jc_pages[bit / 64] >> bit % 64 & 1)
-		jc_clear(cpu);
+		jc_clear(cpu, false);
 }
 
 void soft_tlb_protect(struct soft_cpu *cpu, uint64_t gpa)

@@ -45,11 +45,15 @@ struct trans_exit {
 	uint64_t rip;
 	enum flag_state flags;
 	unsigned from; /* instruction */
+	uint8_t *back; /* EXIT_CALL*: where the host's RET shall come back to */
 };
 enum {
 	EXIT_T0 = 100 /* rip is in T0 */,
 	EXIT_RIP = 101 /* rip is a constant; no link */,
-	EXIT_RECHECK = 102 /* the same, past the jump cache */
+	EXIT_RECHECK = 102 /* the same, past the jump cache */,
+	EXIT_CALL = 103 /* of a call: rip's page is mapped elsewhere, or no branch: only the link's stub is wanted */,
+	EXIT_CALL_T0 = 104 /* of an indirect call: rip is in T0 */,
+	EXIT_RET = 105 /* of a return that the return stack does not know; rip is in T0 */
 };
 
 enum { TRANS_MAX = SOFT_BLOCK_INSNS };
@@ -73,7 +77,7 @@ struct trans {
 	enum flag_state flags;
 	struct trans_stub stub[TRANS_MAX * 2];
 	unsigned stubs;
-	struct trans_exit exit[8];
+	struct trans_exit exit[16];
 	unsigned exits;
 	struct soft_map map[TRANS_MAX * 4];
 	unsigned maps;

@@ -22,14 +22,15 @@ static bool linked(const struct trans *t)
 	return t->flat && !(t->mode & SOFT_MODE_STEP) && !(t->cpu->vm->trace & ENGINE_TRACE_EXEC);
 }
 
-static void add_exit(struct trans *t, uint8_t *branch, unsigned link, uint64_t rip, unsigned from)
+static struct trans_exit *add_exit(struct trans *t, uint8_t *branch, unsigned link, uint64_t rip, unsigned from)
 {
 	if (t->exits == sizeof(t->exit) / sizeof(*t->exit)) {
 		t->failed = true;
-		return;
+		return &t->exit[0];
 	}
-	t->exit[t->exits++] =
-	    (struct trans_exit){ .branch = branch, .link = link, .rip = rip, .flags = t->flags, .from = from };
+	struct trans_exit *x = &t->exit[t->exits++];
+	*x = (struct trans_exit){ .branch = branch, .link = link, .rip = rip, .flags = t->flags, .from = from };
+	return x;
 }
 
 static bool same_page(const struct trans *t, uint64_t rip)
@@ -77,15 +78,10 @@ static void emit_link_stub(struct trans *t, struct soft_link *link)
 	emit64(&t->e, (uintptr_t)link);
 }
 
-/* Goes to rip, at the end of straight-line code. */
-static void edge(struct trans *t, unsigned k, uint64_t rip, unsigned from)
+/* What an edge checks before its jump. Returns the branch to where it goes if rip's page is mapped elsewhere, or NULL. */
+static uint8_t *edge_checks(struct trans *t, struct soft_link *link, uint64_t rip, unsigned from)
 {
 	struct emit *e = &t->e;
-	struct soft_link *link = &t->b->link[k];
-	if (!linked(t)) {
-		leave(t, rip);
-		return;
-	}
 	bool backward = rip <= trans_rip(t, from), cross = !same_page(t, rip);
 	uint8_t *miss = NULL;
 	link->rip = rip;
@@ -107,10 +103,66 @@ static void edge(struct trans *t, unsigned k, uint64_t rip, unsigned from)
 		miss = emit_jcc(e, CC_NZ, false);
 	}
 	link->flags_mem = t->flags != FLAGS_HOST;
-	link->patch = emit_jmp(e, true);
+	return miss;
+}
+
+/* Goes to rip, at the end of straight-line code. */
+static void edge(struct trans *t, unsigned k, uint64_t rip, unsigned from)
+{
+	struct soft_link *link = &t->b->link[k];
+	if (!linked(t)) {
+		leave(t, rip);
+		return;
+	}
+	uint8_t *miss = edge_checks(t, link, rip, from);
+	link->patch = emit_jmp(&t->e, true);
 	if (miss)
-		emit_patch(miss, e->p);
+		emit_patch(miss, t->e.p);
 	emit_link_stub(t, link);
+}
+
+/* ---- The return stack ---- */
+
+static void push_const(struct emit *e, uint64_t v)
+{
+	if ((int64_t)v == (int32_t)v) {
+		emit8(e, 0x68); /* push imm32 */
+		emit32(e, (uint32_t)v);
+		return;
+	}
+	emit_mov_imm(e, T0, v);
+	emit16(e, 0x5241); /* push r10 */
+}
+
+static void pop_entry(struct emit *e, int8_t bytes)
+{
+	emit32(e, 0x24648d48); /* lea rsp, [rsp + bytes] */
+	emit8(e, (uint8_t)bytes);
+}
+
+/* Where the host's RET comes back to, after instruction i's call: on to what follows it in the guest. */
+static void land(struct trans *t, unsigned i)
+{
+	pop_entry(&t->e, 8);
+	t->flags = FLAGS_SAVED;
+	edge(t, 1, trans_rip(t, i + 1), i);
+	t->done = true;
+}
+
+/* A direct call, the guest's return address having been pushed. */
+static void call_edge(struct trans *t, uint64_t rip, unsigned i)
+{
+	struct soft_link *link = &t->b->link[0];
+	if (!linked(t)) {
+		leave(t, rip);
+		t->done = true;
+		return;
+	}
+	uint8_t *miss = edge_checks(t, link, rip, i);
+	push_const(&t->e, trans_rip(t, i + 1));
+	link->patch = emit_call(&t->e, true);
+	add_exit(t, miss, EXIT_CALL, rip, i)->back = t->e.p;
+	land(t, i);
 }
 
 void trans_poll(struct trans *t, uint64_t rip)
@@ -178,30 +230,85 @@ void trans_jmp(struct trans *t, unsigned i)
 
 /* ---- Indirect ---- */
 
-/* Goes to T0. */
-/* Leaves with rip in T0. In 64-bit code it says where that comes from, and what the branch has done to RSP: should the
+/* With rip in T0. In 64-bit code it says where that comes from, and what the branch has done to RSP: should the
  * address not be canonical, the fault is the branch's own (find_block). */
-static void leave_indirect(struct trans *t, unsigned i)
+static void note_branch(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
 	struct emit *e = &t->e;
 	int undo = 0;
 
 	emit_gs(e, EMIT_MOV_STORE, 8, T0, CPU_OFF(rip));
-	if (soft_mode_code(t->mode) == INSN_MODE_64) {
-		if (in->row->op == OP_CALL_IND)
-			undo = 8;
-		else if (in->row->op == OP_RET)
-			undo = -8 - (in->imm_size ? (uint16_t)in->imm : 0);
-		emit_gs(e, EMIT_MOV_STORE, 8, T0, CPU_OFF(branch.to));
-		emit_mov_imm(e, T1, trans_rip(t, i));
-		emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(branch.rip));
-		emit_gs_store_imm(e, 4, CPU_OFF(branch.undo), undo);
-	}
-	emit_jmp_gs(e, CPU_OFF(exit_regs));
+	if (soft_mode_code(t->mode) != INSN_MODE_64)
+		return;
+	if (in->row->op == OP_CALL_IND)
+		undo = 8;
+	else if (in->row->op == OP_RET)
+		undo = -8 - (in->imm_size ? (uint16_t)in->imm : 0);
+	emit_gs(e, EMIT_MOV_STORE, 8, T0, CPU_OFF(branch.to));
+	emit_mov_imm(e, T1, trans_rip(t, i));
+	emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(branch.rip));
+	emit_gs_store_imm(e, 4, CPU_OFF(branch.undo), undo);
 }
 
+static void leave_indirect(struct trans *t, unsigned i)
+{
+	note_branch(t, i);
+	emit_jmp_gs(&t->e, CPU_OFF(exit_regs));
+}
+
+/* T1 = the code for the address in T0, from the jump cache; leaves by `miss` (EXIT_*) if it is not there. */
+static void look_up(struct trans *t, unsigned i, unsigned miss, struct trans_exit *exits[3])
+{
+	struct emit *e = &t->e;
+	_Static_assert(sizeof(struct soft_jc_entry) == 16 && SOFT_JC_BITS == 15, "the index is a word of twice RIP");
+	emit_gs_cmp8(e, CPU_OFF(kick), 0);
+	exits[0] = add_exit(t, emit_jcc(e, CC_NZ, false), miss, 0, i);
+	emit_lea(e, 4, T1, T0, T0, 1, 0);
+	emit32(e, 0xdbb70f45); /* movzx r11d, r11w */
+	emit_gs_index8(e, EMIT_CMP, 8, T0, T1, CPU_OFF(jc) + (uint32_t)offsetof(struct soft_jc_entry, rip));
+	exits[1] = add_exit(t, emit_jcc(e, CC_NZ, false), miss, 0, i);
+	emit_gs_index8(e, 0x81, 4, 7, T1, CPU_OFF(jc) + (uint32_t)offsetof(struct soft_jc_entry, mode)); /* cmp imm32 */
+	emit32(e, t->mode);
+	exits[2] = add_exit(t, emit_jcc(e, CC_NZ, false), miss, 0, i);
+	emit_gs_index8(e, EMIT_MOV_LOAD, 4, T1, T1, CPU_OFF(jc) + (uint32_t)offsetof(struct soft_jc_entry, code));
+}
+
+/* Goes to T0. */
 static void indirect(struct trans *t, unsigned i)
+{
+	struct trans_exit *exits[3];
+	trans_clobber(t, FLAG_ARITH);
+	t->done = true;
+	if (!linked(t)) {
+		leave_indirect(t, i);
+		return;
+	}
+	look_up(t, i, EXIT_T0, exits);
+	emit_jmp_reg(&t->e, T1);
+}
+
+/* Goes to T0, the guest's return address having been pushed. */
+static void indirect_call(struct trans *t, unsigned i)
+{
+	struct trans_exit *exits[3];
+	struct emit *e = &t->e;
+	trans_clobber(t, FLAG_ARITH);
+	t->done = true;
+	if (!linked(t)) {
+		leave_indirect(t, i);
+		return;
+	}
+	look_up(t, i, EXIT_CALL_T0, exits);
+	push_const(e, trans_rip(t, i + 1));
+	emit8(e, 0x41), emit16(e, 0xd3ff); /* call r11 */
+	for (unsigned k = 0; k < 3; k++)
+		exits[k]->back = e->p;
+	land(t, i);
+}
+
+/* Returns to T0. */
+static void indirect_ret(struct trans *t, unsigned i)
 {
 	struct emit *e = &t->e;
 	trans_clobber(t, FLAG_ARITH);
@@ -210,23 +317,20 @@ static void indirect(struct trans *t, unsigned i)
 		leave_indirect(t, i);
 		return;
 	}
-	emit_gs_cmp8(e, CPU_OFF(kick), 0);
-	add_exit(t, emit_jcc(e, CC_NZ, false), EXIT_T0, 0, i);
-	emit_mov(e, 4, T1, T0);
-	emit_shift(e, 4, 5, T1, SOFT_JC_SHIFT);
-	emit_rr(e, EMIT_XOR, 4, T1, T0);
-	emit_alu_imm(e, 4, 4, T1, SOFT_JC_SIZE - 1);
-	_Static_assert(sizeof(struct soft_jc_entry) == 16, "the index is scaled by 16");
-	emit_shift(e, 4, 4, T1, 4);
-	emit_gs_index(e, EMIT_CMP, 8, T0, T1, CPU_OFF(jc) + (uint32_t)offsetof(struct soft_jc_entry, rip));
-	add_exit(t, emit_jcc(e, CC_NZ, false), EXIT_T0, 0, i);
-	emit8(e, 0x65), emit16(e, 0x8141); /* cmp dword gs:[r11 + mode], imm32 */
-	emit_modrm(e, 2, 7, T1);
-	emit32(e, CPU_OFF(jc) + (uint32_t)offsetof(struct soft_jc_entry, mode));
-	emit32(e, t->mode);
-	add_exit(t, emit_jcc(e, CC_NZ, false), EXIT_T0, 0, i);
-	emit_gs_index(e, EMIT_MOV_LOAD, 4, T1, T1, CPU_OFF(jc) + (uint32_t)offsetof(struct soft_jc_entry, code));
-	emit_jmp_reg(e, T1);
+	emit32(e, 0x24543b4c), emit8(e, 8); /* cmp r10, [rsp + 8] */
+	add_exit(t, emit_jcc(e, CC_NZ, false), EXIT_RET, 0, i);
+	emit8(e, 0xc3);
+}
+
+/* A RET that does not return to the last CALL, which it takes from the stack all the same. */
+static void other_return(struct trans *t, unsigned i)
+{
+	struct emit *e = &t->e;
+	emit_mov_imm(e, T1, SOFT_RETURN_NONE);
+	emit32(e, 0x245c394c), emit8(e, 8); /* cmp [rsp + 8], r11 */
+	emit16(e, 0x0574);                  /* je, past the next */
+	pop_entry(e, 16);
+	indirect(t, i);
 }
 
 static void emit_store_const(struct trans *t, uint64_t v)
@@ -263,8 +367,7 @@ static void push_return(struct trans *t, unsigned i)
 void trans_call(struct trans *t, unsigned i)
 {
 	push_return(t, i);
-	edge(t, 0, branch_target(t, i), i);
-	t->done = true;
+	call_edge(t, branch_target(t, i), i);
 }
 
 static void op_ret(struct trans *t, unsigned i)
@@ -284,7 +387,7 @@ void trans_ret(struct trans *t, unsigned i)
 		emit_mov(&t->e, t->width, T0, HOST_GUEST_RSP);
 		trans_access(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, op_ret);
 	}
-	indirect(t, i);
+	indirect_ret(t, i);
 }
 
 static void op_load_target(struct trans *t, unsigned i)
@@ -319,7 +422,7 @@ void trans_call_ind(struct trans *t, unsigned i)
 	emit_gs(&t->e, EMIT_MOV_STORE, 8, T0, CPU_OFF(scratch));
 	push_return(t, i);
 	emit_gs(&t->e, EMIT_MOV_LOAD, 8, T0, CPU_OFF(scratch));
-	indirect(t, i);
+	indirect_call(t, i);
 }
 
 /* ---- Helpers ---- */
@@ -407,9 +510,26 @@ void trans_emit_exits(struct trans *t)
 			emit_link_stub(t, &t->b->link[x.link]);
 			continue;
 		}
-		emit_patch(x.branch, e->p);
+		if (x.branch)
+			emit_patch(x.branch, e->p);
 		if (x.link == EXIT_T0) {
 			leave_indirect(t, x.from);
+		} else if (x.link == EXIT_CALL) {
+			/* The branch comes with nothing but the guest's address pushed. */
+			if (x.branch) {
+				push_const(e, trans_rip(t, x.from + 1));
+				uint8_t *to_stub = emit_call(e, false);
+				emit_jmp_to(e, x.back);
+				emit_patch(to_stub, e->p);
+			}
+			emit_link_stub(t, &t->b->link[0]);
+		} else if (x.link == EXIT_CALL_T0) {
+			note_branch(t, x.from);
+			push_const(e, trans_rip(t, x.from + 1));
+			emit_call_gs(e, CPU_OFF(exit_regs));
+			emit_jmp_to(e, x.back);
+		} else if (x.link == EXIT_RET) {
+			other_return(t, x.from);
 		} else if (x.link == EXIT_RECHECK) {
 			emit_gs_store_imm(e, 4, CPU_OFF(recheck), 1);
 			leave(t, x.rip);
