@@ -236,6 +236,18 @@ static inline void emit_shift(struct emit *e, unsigned size, unsigned ext, unsig
 	emit8(e, count);
 }
 
+/* cmp qword gs:[offset], imm32 sign-extended */
+static inline void emit_gs_cmp64(struct emit *e, uint32_t offset, int32_t imm)
+{
+	emit8(e, 0x65);
+	emit_rex(e, 1, 0, 0, 0);
+	emit8(e, 0x81);
+	emit_modrm(e, 0, 7, 4);
+	emit8(e, 0x25);
+	emit32(e, offset);
+	emit32(e, (uint32_t)imm);
+}
+
 /* Group 1 with imm32: ext 0 add, 1 or, 4 and, 5 sub, 6 xor, 7 cmp */
 static inline void emit_alu_imm(struct emit *e, unsigned size, unsigned ext, unsigned reg, int32_t imm)
 {

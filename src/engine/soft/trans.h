@@ -34,6 +34,8 @@ struct trans_stub {
 	uint32_t how_without_avx; /* XSAVE: the one to take when EAX does not ask for AVX state; or 0 */
 	unsigned insn;
 	bool group;
+	bool constant; /* the check was for one page, of `address`; T0 is that page's first byte at resume */
+	uint64_t address;
 	const struct insn *helper;    /* of a C helper that then does all of the access, or NULL */
 	enum flag_state before, done; /* of the flags at resume and at after */
 };
@@ -156,6 +158,8 @@ void trans_linear(struct trans *t, unsigned i, uint32_t how);
 void trans_segment(struct trans *t, unsigned i, unsigned seg, uint32_t how);
 /* The check for T0, then op with T0 = host address; the flags must not live in the host's. */
 void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op);
+/* Both of trans_linear and trans_access, with a shorter check where the address is a constant. */
+void trans_access_operand(struct trans *t, unsigned i, uint32_t how, trans_op *op);
 /* As trans_access, but on a miss instruction i's C helper does the whole access. */
 void trans_access_or_help(struct trans *t, unsigned i, uint32_t how, trans_op *op);
 /* rip = constant, through T1 if it is wide. Leaves flags alone. */

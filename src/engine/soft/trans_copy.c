@@ -265,8 +265,7 @@ void trans_copy(struct trans *t, unsigned i)
 	if (in->map == MAP_ONE && (in->opcode == 0x86 || in->opcode == 0x87))
 		how |= SOFT_HOW_LOCK;
 	trans_clobber(t, t->live[i]);
-	trans_linear(t, i, how);
-	trans_access(t, i, how, op_copy);
+	trans_access_operand(t, i, how, op_copy);
 }
 
 /* Disabled lanes are not accessed: where the whole operand may be, the host's own instruction sees to that; elsewhere

@@ -406,8 +406,7 @@ static void load_target(struct trans *t, unsigned i)
 	}
 	uint32_t how = how_operand(in, t->width, ACC_R);
 	trans_clobber(t, t->live[i]);
-	trans_linear(t, i, how);
-	trans_access(t, i, how, op_load_target);
+	trans_access_operand(t, i, how, op_load_target);
 }
 
 void trans_jmp_ind(struct trans *t, unsigned i)

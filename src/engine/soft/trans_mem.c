@@ -149,26 +149,32 @@ static uint32_t tag_off(const struct trans *t, uint32_t how)
 					       : (uint32_t)offsetof(struct soft_tlb_entry, tag_read));
 }
 
-struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how)
+/* A new stub, for an access whose check branches at e->p - 4; NULL when there is no room. */
+static struct trans_stub *new_stub(struct trans *t, unsigned i, uint32_t how)
 {
-	struct emit *e = &t->e;
-	_Static_assert(sizeof(struct soft_tlb_entry) == 32, "the index computation scales by 32");
-	assert(t->flags != FLAGS_HOST && !t->in_group);
 	if (t->stubs == sizeof(t->stub) / sizeof(*t->stub)) {
 		t->failed = true;
 		return NULL;
 	}
 	struct trans_stub *s = &t->stub[t->stubs++];
+	*s = (struct trans_stub){ .insn = i, .how = how | t->mmu << SOFT_HOW_MMU_SHIFT, .before = t->flags };
+	return s;
+}
 
+struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how)
+{
+	struct emit *e = &t->e;
+	_Static_assert(sizeof(struct soft_tlb_entry) == 32, "the index computation scales by 32");
+	assert(t->flags != FLAGS_HOST && !t->in_group);
+	struct trans_stub *s = new_stub(t, i, how);
+	if (!s)
+		return NULL;
 	emit_mov(e, 4, T1, T0);
 	emit_shift(e, 4, 5, T1, 12 - 5);
 	emit_alu_imm(e, 4, 4, T1, (SOFT_TLB_SIZE - 1) << 5);
 	emit_gs_index(e, EMIT_XOR, 8, T0, T1, tag_off(t, how));
 	emit_alu_imm(e, 8, 7, T0, 4096 - (int32_t)(how & SOFT_HOW_SIZE));
-	*s = (struct trans_stub){ .branch = emit_jcc(e, CC_A, false),
-				  .insn = i,
-				  .how = how | t->mmu << SOFT_HOW_MMU_SHIFT,
-				  .before = t->flags };
+	s->branch = emit_jcc(e, CC_A, false);
 	emit_gs_index(e, EMIT_ADD, 8, T0, T1, tlb_off(t, (uint32_t)offsetof(struct soft_tlb_entry, host)));
 	s->resume = e->p;
 	return s;
@@ -183,6 +189,53 @@ void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op)
 	op(t, i);
 	s->op = op;
 	s->after = t->e.p;
+	s->done = t->flags;
+}
+
+/* The address of instruction i's operand, if it is the same each time and its page holds all of it. */
+static bool constant_address(const struct trans *t, unsigned i, unsigned size, uint64_t *address)
+{
+	const struct insn *in = &t->insn[i];
+	if (!t->is64 || in->addrsize != 8 || in->seg == ENGINE_FS || in->seg == ENGINE_GS || in->index != INSN_NO_REG)
+		return false;
+	if (in->base == INSN_RIP)
+		*address = trans_rip(t, i + 1) + (uint64_t)in->disp;
+	else if (in->base == INSN_NO_REG)
+		*address = (uint64_t)in->disp;
+	else
+		return false;
+	return (*address & 4095) + size <= 4096;
+}
+
+void trans_access_operand(struct trans *t, unsigned i, uint32_t how, trans_op *op)
+{
+	struct emit *e = &t->e;
+	uint64_t address;
+	if (!constant_address(t, i, how & SOFT_HOW_SIZE, &address)) {
+		trans_linear(t, i, how);
+		trans_access(t, i, how, op);
+		return;
+	}
+	struct trans_stub *s = new_stub(t, i, how);
+	if (!s)
+		return;
+	uint64_t page = address & ~UINT64_C(4095);
+	uint32_t entry = (address >> 12 & (SOFT_TLB_SIZE - 1)) * (uint32_t)sizeof(struct soft_tlb_entry);
+	if ((int64_t)page == (int32_t)page) {
+		emit_gs_cmp64(e, tag_off(t, how) + entry, (int32_t)page);
+	} else {
+		emit_mov_imm(e, T0, page);
+		emit_gs(e, EMIT_CMP, 8, T0, tag_off(t, how) + entry);
+	}
+	s->branch = emit_jcc(e, CC_NZ, false);
+	s->constant = true;
+	s->address = address;
+	emit_gs(e, EMIT_MOV_LOAD, 8, T0, tlb_off(t, (uint32_t)offsetof(struct soft_tlb_entry, host)) + entry);
+	s->resume = e->p;
+	t->disp = (int)(address & 4095);
+	op(t, i);
+	s->op = op;
+	s->after = e->p;
 	s->done = t->flags;
 }
 
@@ -205,6 +258,12 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 		emit_jmp_to(e, s->after);
 		return;
 	}
+	if (s->constant) {
+		/* As the general check would have it. */
+		emit_mov_imm(e, T1, (s->address >> 12 & (SOFT_TLB_SIZE - 1)) * sizeof(struct soft_tlb_entry));
+		emit_mov_imm(e, T0, s->address);
+		emit_gs_index(e, EMIT_XOR, 8, T0, T1, tag_off(t, s->how));
+	}
 	emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[7]));
 	trans_set_rip(t, trans_rip(t, s->insn));
 	emit_mov_imm(e, T1, s->how);
@@ -215,6 +274,9 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 		emit_patch(skip, e->p);
 	}
 	emit_call_gs(e, CPU_OFF(thunk) + 8 * (s->group ? SOFT_THUNK_GROUP : SOFT_THUNK_MEM));
+	unsigned in_page = s->constant ? (unsigned)(s->address & 4095) : 0;
+	if (in_page)
+		emit_lea(e, 8, T0, T0, EMIT_NONE, 1, -(int)in_page);
 	if (!(s->how & SOFT_HOW_WRITE) || s->group) {
 		emit_jmp_to(e, s->resume);
 		return;
@@ -222,7 +284,7 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 	emit_gs_cmp8(e, CPU_OFF(bounce.kind), SOFT_BOUNCE_NONE);
 	emit_patch(emit_jcc(e, CC_Z, false), s->resume);
 	t->flags = s->before;
-	t->disp = 0;
+	t->disp = (int)in_page;
 	s->op(t, s->insn);
 	trans_set_rip(t, trans_rip(t, s->insn + 1));
 	emit_call_gs(e, CPU_OFF(thunk) + 8 * (t->flags == FLAGS_HOST ? SOFT_THUNK_COMMIT : SOFT_THUNK_COMMIT_MEM));
