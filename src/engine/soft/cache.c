@@ -25,6 +25,7 @@
 
 #include "engine/soft/cpu.h"
 #include "engine/soft/emit.h"
+#include "engine/soft/slots.h"
 
 enum {
 	CODE_SIZE = 32 << 20,
@@ -34,6 +35,7 @@ enum {
 	HASH_BITS = 16,
 	MAX_BLOCKS = 1 << 18,
 	PAGE_HASH_BITS = 12,
+	LESSON_BITS = 13,
 };
 
 /* A watched page. */
@@ -41,6 +43,13 @@ struct code_page {
 	uint64_t gpa;
 	struct soft_block *blocks;
 	struct code_page *next;
+};
+
+/* What was learned of a block for its next translation. */
+struct lesson {
+	uint64_t gpa, rip;
+	uint32_t mode;
+	struct cache_lessons lessons;
 };
 
 struct soft_cache {
@@ -54,6 +63,8 @@ struct soft_cache {
 	_Atomic unsigned blocks, inserts;
 	_Atomic(struct soft_block *) hash[1 << HASH_BITS];
 	struct code_page *pages[1 << PAGE_HASH_BITS];
+	unsigned next_slot;
+	struct lesson lesson[1 << LESSON_BITS];
 	/* The meeting. */
 	atomic_bool flush_wanted;
 	atomic_uint running, parked, generation;
@@ -175,6 +186,11 @@ bool soft_code_rip(struct soft_vm *vm, uint64_t pc, uint64_t mask, uint64_t *rip
 	return true;
 }
 
+unsigned cache_next_slot(struct soft_cache *cache)
+{
+	return cache->next_slot++;
+}
+
 void *cache_alloc(struct soft_cache *cache, size_t size)
 {
 	size = (size + 15) & ~(size_t)15;
@@ -231,8 +247,11 @@ void cache_watch_page(struct soft_cache *cache, uint64_t gpa)
 		return;
 	atomic_fetch_or(flags, SOFT_PAGE_CODE);
 	atomic_thread_fence(memory_order_seq_cst);
-	for (unsigned i = 0; i < cache->vm->cpus; i++)
+	const uint8_t *page = soft_gpa_to_hva(cache->vm, gpa, NULL, NULL);
+	for (unsigned i = 0; i < cache->vm->cpus; i++) {
 		soft_tlb_protect(cache->vm->cpu[i], gpa);
+		soft_slots_protect(cache->vm->cpu[i], page);
+	}
 }
 
 static void page_add(struct soft_cache *cache, uint64_t gpa, struct soft_block *block, unsigned which)
@@ -317,6 +336,53 @@ static void block_kill(struct soft_cache *cache, struct soft_block *block)
 		if (__atomic_load_n(&e->code, __ATOMIC_RELAXED) == (uint32_t)(uintptr_t)block->code_mem)
 			__atomic_store_n(&e->mode, SOFT_JC_EMPTY, __ATOMIC_RELEASE);
 	}
+}
+
+static struct lesson *lesson_of(struct soft_cache *cache, const struct soft_block *block)
+{
+	return &cache->lesson[hash_of(block->gpa, block->rip, block->mode) >> (HASH_BITS - LESSON_BITS)];
+}
+
+struct cache_lessons cache_lessons(struct soft_cache *cache, const struct soft_block *block)
+{
+	const struct lesson *l = lesson_of(cache, block);
+	if (l->gpa == block->gpa && l->rip == block->rip && l->mode == block->mode)
+		return l->lessons;
+	return (struct cache_lessons){ 0 };
+}
+
+/* Drops a block, with something learned. */
+static void learn(struct soft_cache *cache, struct soft_block *block, struct cache_lessons more)
+{
+	struct cache_lessons lessons = cache_lessons(cache, block);
+	lessons.hot |= more.hot;
+	lessons.demoted |= more.demoted;
+	*lesson_of(cache, block) = (struct lesson){ block->gpa, block->rip, block->mode, lessons };
+	block_kill(cache, block);
+}
+
+void cache_demote(struct soft_cache *cache, const uint8_t *pc, unsigned insn)
+{
+	struct soft_block *block = cache_find_pc(cache, pc);
+	cache_lock(cache);
+	if (block && !block->dead)
+		learn(cache, block, (struct cache_lessons){ .demoted = UINT64_C(1) << insn });
+	cache_unlock(cache);
+}
+
+void cache_promote(struct soft_cache *cache, const uint8_t *pc)
+{
+	struct soft_block *block = cache_find_pc(cache, pc);
+	cache_lock(cache);
+	if (block && !block->dead) {
+		for (unsigned i = 0; i < SOFT_BLOCK_LINKS; i++) {
+			struct soft_block *to = block->link[i].to;
+			if (to && to != block && !to->heated)
+				learn(cache, to, (struct cache_lessons){ .hot = true });
+		}
+		learn(cache, block, (struct cache_lessons){ .hot = true });
+	}
+	cache_unlock(cache);
 }
 
 static bool block_overlaps(const struct soft_block *b, uint64_t page_gpa, unsigned lo, unsigned hi)

@@ -44,7 +44,10 @@ struct soft_map {
 	uint8_t flags_host; /* the arithmetic flags are in the host's here, else in memory */
 	uint8_t special;    /* SOFT_MAP_* */
 };
-enum { SOFT_MAP_XSAVE = 1 /* rax and rdx are in scratch[0] and [1] */ };
+enum {
+	SOFT_MAP_XSAVE = 1, /* rax and rdx are in scratch[0] and [1] */
+	SOFT_MAP_STACK = 2, /* an address that is not canonical is #SS */
+};
 
 struct soft_block {
 	/* What cache_find looks at, in one cache line. */
@@ -53,6 +56,7 @@ struct soft_block {
 	_Atomic(struct soft_block *) hash_next;
 	uint32_t mode;
 	bool dead;
+	bool heated; /* it is hot, or counts how often it is entered */
 
 	uint16_t lo, hi;      /* bytes of the first page that it depends on: [lo, hi) */
 	uint64_t gpa2;        /* the second page's address when it crosses, else 0 */
@@ -94,6 +98,8 @@ struct soft_room {
 	struct soft_block *block;
 };
 bool cache_room(struct soft_cache *cache, struct soft_room *room);
+/* With the lock: a number for a memory operand's slot, one after the other. */
+unsigned cache_next_slot(struct soft_cache *cache);
 /* Memory that lives as long as the blocks; NULL when full. */
 void *cache_alloc(struct soft_cache *cache, size_t size);
 /* With the lock: enters the block (its fields filled in), which used the code up to code_end. */
@@ -104,6 +110,18 @@ void cache_watch_page(struct soft_cache *cache, uint64_t gpa);
 
 /* With the lock: makes `link` jump to `to` (whose first page has the number in `gpa`), unless either is dead. */
 void cache_link(struct soft_cache *cache, struct soft_link *link, struct soft_block *to);
+
+/* What the next translation of a block should know. */
+struct cache_lessons {
+	bool hot;         /* it is run often: worth slots */
+	uint64_t demoted; /* instructions, a bit each, whose operands are better off with the TLB's check */
+};
+/* With the lock: what was learned of a block with this one's key. */
+struct cache_lessons cache_lessons(struct soft_cache *cache, const struct soft_block *block);
+/* Drops the block whose code holds pc, to be translated anew: with the TLB's check for instruction insn, counted from
+ * 0; or as hot, with those that it is linked to and that can't tell by themselves. */
+void cache_demote(struct soft_cache *cache, const uint8_t *pc, unsigned insn);
+void cache_promote(struct soft_cache *cache, const uint8_t *pc);
 
 /* Asks for everything to be dropped; the caller parks next. */
 void cache_want_flush(struct soft_cache *cache);

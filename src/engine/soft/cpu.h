@@ -63,6 +63,17 @@ static inline uint64_t soft_tlb_no_tag(unsigned index)
 /* Privilege classes of data accesses. */
 enum { SOFT_MMU_USER, SOFT_MMU_KERNEL, SOFT_MMU_KERNEL_AC /* SMAP open, or no SMAP */, SOFT_MMU_COUNT };
 
+/* The slots of memory operands (slots.c), by privilege class and kind of access (1: stores): an access hits when
+ * (a ^ tag) <= 4096 - size, at (a ^ tag) + host. A slot's number among all of them is its id. */
+#define SOFT_SLOTS 1024u
+#define SOFT_SLOT_STACK 0u /* all sites' that address by RSP alone */
+#define SOFT_SLOT_IDS (SOFT_MMU_COUNT * 2 * SOFT_SLOTS)
+#define SOFT_HEATS 4096u
+#define SOFT_HOT 1000
+struct soft_slot {
+	uint64_t tag, host;
+};
+
 /* The instruction TLB: one 64-bit word an entry so that a cross-page link verifies with one compare.
  * (linear page number, 36 bits << 28) | physical page number; ~0 when empty. It has two halves, for CPL < 3 and for
  * CPL 3, since what one may run the other may not: cpu->itlb_of[cpl == 3][soft_itlb_index(lin)]. */
@@ -183,8 +194,11 @@ enum {
 	SOFT_THUNK_HELPER_END, /* ... one that ends the block; does not return */
 	SOFT_THUNK_LINK,       /* an unlinked exit; the struct soft_link * stands after the call */
 	SOFT_THUNK_LINK_MEM,   /* ... where the flags are in memory */
-	SOFT_THUNK_GROUP,  /* as MEM, for a group: soft_group_miss; to the dispatcher when it has to be taken apart */
-	SOFT_THUNK_LINEAR, /* T0 = offset, T1 = how | segment << 24: soft_linear; T0 = linear */
+	SOFT_THUNK_GROUP, /* as MEM, for a group: soft_group_miss; to the dispatcher when it has to be taken apart */
+	SOFT_THUNK_SLOT,  /* T0 = linear ^ tag, T1 = SOFT_SITE: soft_slot_miss; T0 = host address */
+	SOFT_THUNK_HOT,   /* called at a block's start: it is to be translated anew */
+	SOFT_THUNK_SLOT_GROUP, /* ... for a group */
+	SOFT_THUNK_LINEAR,     /* T0 = offset, T1 = how | segment << 24: soft_linear; T0 = linear */
 	SOFT_THUNKS,
 };
 
@@ -220,6 +234,8 @@ struct soft_cpu {
 	uint64_t tsc_offset; /* guest TSC = host TSC + offset: IA32_TSC_ADJUST */
 	struct soft_tlb_entry tlb[SOFT_MMU_COUNT][SOFT_TLB_SIZE];
 	uint64_t itlb_of[2][SOFT_ITLB_SIZE];
+	uint32_t heat[SOFT_HEATS]; /* counters of blocks that are entered, by a hash: SOFT_HOT down to 0 */
+	struct soft_slot slot[SOFT_MMU_COUNT][2][SOFT_SLOTS];
 	struct soft_jc_entry jc[SOFT_JC_SIZE];
 
 	/* C only. */
@@ -253,6 +269,15 @@ struct soft_cpu {
 	 * there is room for: it looks at all. */
 	uint16_t jc_list[2][SOFT_JC_LISTED];
 	unsigned jc_listed[2];
+	/* slots.c's: the page that each holds or held, how misses follow each other, and lists as jc_list, with room for all. */
+	uint64_t slot_page[SOFT_SLOT_IDS];
+	struct {
+		uint32_t when, quick;
+	} slot_miss[SOFT_SLOT_IDS];
+	uint16_t slots_list[2][SOFT_SLOT_IDS];
+	unsigned slots_listed[2];
+	uint8_t slot_listed[SOFT_SLOT_IDS]; /* in which of the two: a bit each */
+	uint64_t slot_pages[64];            /* filter, as jc_pages */
 	struct {
 		bool pending; /* an exception to deliver before the next instruction */
 		bool has_error;

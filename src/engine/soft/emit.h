@@ -159,6 +159,16 @@ static inline void emit_gs_alu_imm(struct emit *e, unsigned ext, uint32_t offset
 	emit32(e, imm);
 }
 
+/* dec dword gs:[offset] */
+static inline void emit_gs_dec(struct emit *e, uint32_t offset)
+{
+	emit8(e, 0x65);
+	emit8(e, 0xff);
+	emit_modrm(e, 0, 1, 4);
+	emit8(e, 0x25);
+	emit32(e, offset);
+}
+
 /* cmp dword gs:[offset], imm8 */
 static inline void emit_gs_cmp8(struct emit *e, uint32_t offset, int8_t imm)
 {

@@ -477,6 +477,8 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 		cpu->gpr[0] = cpu->scratch[0];
 		cpu->gpr[2] = cpu->scratch[1];
 	}
+	if (m->special == SOFT_MAP_STACK && vector == EXC_GP)
+		vector = EXC_SS;
 	if (m->flags_host)
 		cpu->flags = (uint32_t)((g[REG_EFL] & 0xff) << 8 | (g[REG_EFL] >> 11 & 1));
 	if (vector == EXC_XM && !(cpu->cr4 & CR4_OSXMMEXCPT))
@@ -484,7 +486,7 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 	cpu->rip = b->rip + m->guest;
 	cpu->exc.pending = true;
 	cpu->exc.vector = (uint8_t)vector;
-	cpu->exc.has_error = vector == EXC_GP || vector == EXC_AC;
+	cpu->exc.has_error = vector == EXC_GP || vector == EXC_SS || vector == EXC_AC;
 	cpu->exc.error = 0;
 	cpu->return_rsp = (uint64_t *)g[REG_RSP]; /* NOLINT(performance-no-int-to-ptr) */
 	g[REG_RIP] = (greg_t)soft_dispatch;

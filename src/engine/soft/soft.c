@@ -132,6 +132,7 @@ static bool has_option(const char *options, const char *name)
 
 /* What can be switched off, to find what is wrong or what it buys. */
 static const char *const option_names[] = { "one-insn", "no-groups", "small-cache", "perf-map" };
+static const char *const option_names[] = { "one-insn", "all-hot", "no-groups", "no-slots", "small-cache" };
 
 static int check_options(const char *options, struct error *err)
 {
@@ -146,6 +147,11 @@ static int check_options(const char *options, struct error *err)
 					 "unknown option '%.*s' of the soft engine (it has one-insn, no-groups, "
 					 "small-cache, perf-map)",
 					 (int)n, p);
+			return error_set(
+			    err, -EINVAL,
+			    "unknown option '%.*s' of the soft engine (it has one-insn, all-hot, no-groups, "
+			    "no-slots, small-cache)",
+			    (int)n, p);
 		p += n + (p[n] == ',');
 	}
 	return 0;
@@ -173,6 +179,8 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_config *co
 	s->trace_file = config->trace_file;
 	s->max_block = has_option(config->options, "one-insn") ? 1 : SOFT_BLOCK_INSNS;
 	s->small_cache = has_option(config->options, "small-cache");
+	s->all_hot = has_option(config->options, "all-hot");
+	s->no_slots = has_option(config->options, "no-slots");
 	s->no_groups = has_option(config->options, "no-groups");
 	s->tsc_start = host_tsc_sample();
 	unsigned a, b, c, d;

@@ -81,6 +81,27 @@ static __attribute__((naked, used)) void thunk_group(void)
 						      "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
 }
 
+static __attribute__((naked, used)) void thunk_slot(void)
+{
+	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
+			 "mov %%r10, %%rsi\n mov %%r11, %%rdx\n mov (%%rbx), %%rcx\n call soft_slot_miss\n" FROM_C
+			 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
+}
+
+static __attribute__((naked, used)) void thunk_slot_group(void)
+{
+	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
+			 "mov %%r10, %%rsi\n mov %%r11, %%rdx\n mov (%%rbx), %%rcx\n call soft_slot_group_miss\n"
+			 "test %%rax, %%rax\n jz soft_dispatch\n" FROM_C "mov %%rax, %%r10\n" LOAD_CALLER
+			 "ret\n" ::OPERANDS);
+}
+
+static __attribute__((naked, used)) void thunk_hot(void)
+{
+	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
+			 "mov (%%rbx), %%rsi\n call soft_hot\n jmp soft_dispatch\n" ::OPERANDS);
+}
+
 static __attribute__((naked, used)) void thunk_linear(void)
 {
 	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
@@ -148,8 +169,13 @@ void soft_thunks_init(struct soft_cpu *cpu, uint8_t *returns)
 	cpu->return_bottom[0] = (uintptr_t)return_bottom;
 	cpu->return_bottom[1] = SOFT_RETURN_NONE;
 	soft_returns_drop(cpu);
+	for (unsigned i = 0; i < SOFT_HEATS; i++)
+		cpu->heat[i] = SOFT_HOT;
 	cpu->thunk[SOFT_THUNK_MEM] = thunk_mem;
 	cpu->thunk[SOFT_THUNK_GROUP] = thunk_group;
+	cpu->thunk[SOFT_THUNK_HOT] = thunk_hot;
+	cpu->thunk[SOFT_THUNK_SLOT] = thunk_slot;
+	cpu->thunk[SOFT_THUNK_SLOT_GROUP] = thunk_slot_group;
 	cpu->thunk[SOFT_THUNK_COMMIT] = thunk_commit;
 	cpu->thunk[SOFT_THUNK_COMMIT_MEM] = thunk_commit_mem;
 	cpu->thunk[SOFT_THUNK_HELPER] = thunk_helper;

@@ -12,6 +12,7 @@
 #include "engine/soft/tlb.h"
 
 #include "engine/soft/profile.h"
+#include "engine/soft/slots.h"
 
 #define ITLB_EMPTY (~0ull)
 
@@ -83,6 +84,7 @@ void soft_tlb_init(struct soft_cpu *cpu)
 			cpu->itlb_used[user][0][i] = cpu->itlb_used[user][1][i] = 0;
 	}
 	forget_large(cpu);
+	soft_slots_init(cpu);
 	cpu->jc_listed[0] = SOFT_JC_LISTED + 1;
 	jc_clear(cpu, false);
 }
@@ -120,6 +122,7 @@ void soft_tlb_flush(struct soft_cpu *cpu, bool global_too)
 	if (profiled(cpu))
 		profile_flush(cpu, global_too);
 	soft_returns_drop(cpu);
+	soft_slots_flush(cpu, global_too);
 	for (unsigned global = 0; global <= global_too; global++) {
 		for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++)
 			flush_data(cpu, mmu, global);
@@ -150,6 +153,7 @@ static uint64_t itlb_linear(uint64_t key)
 /* Empties all entries of the large page around linear. */
 static void flush_large(struct soft_cpu *cpu, uint64_t linear)
 {
+	soft_slots_flush(cpu, true);
 	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
 		for (unsigned i = 0; i < SOFT_TLB_SIZE; i++) {
 			struct soft_tlb_entry *entry = &cpu->tlb[mmu][i];
@@ -172,6 +176,7 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t linear)
 
 	profile_count(cpu, PROFILE_FLUSH_PAGE);
 	soft_returns_drop(cpu);
+	soft_slots_flush_page(cpu, linear);
 	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
 		struct soft_tlb_entry *entry = &cpu->tlb[mmu][index];
 		if (entry->tag_read >> 12 == linear >> 12)

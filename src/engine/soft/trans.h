@@ -34,6 +34,8 @@ struct trans_stub {
 	uint32_t how_without_avx; /* XSAVE: the one to take when EAX does not ask for AVX state; or 0 */
 	unsigned insn;
 	bool group;
+	bool slotted; /* the check was of slot `slot` */
+	unsigned slot;
 	bool constant; /* the check was for one page, of `address`; T0 is that page's first byte at resume */
 	uint64_t address;
 	const struct insn *helper;    /* of a C helper that then does all of the access, or NULL */
@@ -55,6 +57,7 @@ enum {
 	EXIT_RECHECK = 102 /* the same, past the jump cache */,
 	EXIT_CALL = 103 /* of a call: rip's page is mapped elsewhere, or no branch: only the link's stub is wanted */,
 	EXIT_CALL_T0 = 104 /* of an indirect call: rip is in T0 */,
+	EXIT_HOT = 106 /* the block is hot; `from` is its counter */,
 	EXIT_RET = 105 /* of a return that the return stack does not know; rip is in T0 */
 };
 
@@ -96,7 +99,8 @@ struct trans {
 	bool in_group;
 	unsigned group_last;
 	int group_min;
-	int disp;            /* of the op under way from T0 */
+	int disp; /* of the op under way from T0 */
+	struct cache_lessons lessons;
 	const uint8_t *page; /* the first page's bytes */
 	bool failed;         /* out of memory for what the block needs */
 	bool done;           /* the block's end has been emitted */
@@ -211,6 +215,8 @@ void trans_fall_through(struct trans *t);
 struct insn *trans_keep_insn(struct trans *t, unsigned i, unsigned op);
 /* Calls the C helper of instruction i (as `op` if not 0). */
 void trans_helper(struct trans *t, unsigned i, unsigned op);
+/* Leaves for soft_hot when the block has been entered often. Destroys the flags. */
+void trans_heat(struct trans *t);
 /* Raises an exception at instruction i. */
 void trans_raise(struct trans *t, unsigned i, unsigned vector);
 /* At the head of a block that crosses pages. */

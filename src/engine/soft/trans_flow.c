@@ -488,6 +488,13 @@ void trans_raise(struct trans *t, unsigned i, unsigned vector)
 
 /* ---- The block's head and tail ---- */
 
+void trans_heat(struct trans *t)
+{
+	unsigned n = (unsigned)(t->b->rip ^ t->b->rip >> 12) % SOFT_HEATS;
+	emit_gs_dec(&t->e, CPU_OFF(heat) + 4 * n);
+	add_exit(t, emit_jcc(&t->e, CC_Z, false), EXIT_HOT, t->b->rip, n);
+}
+
 void trans_check_second_page(struct trans *t)
 {
 	if (!t->flat)
@@ -529,6 +536,10 @@ void trans_emit_exits(struct trans *t)
 			emit_jmp_to(e, x.back);
 		} else if (x.link == EXIT_RET) {
 			other_return(t, x.from);
+		} else if (x.link == EXIT_HOT) {
+			emit_gs_store_imm(e, 4, CPU_OFF(heat) + 4 * x.from, SOFT_HOT);
+			trans_set_rip(t, x.rip);
+			emit_call_gs(e, CPU_OFF(thunk) + 8 * SOFT_THUNK_HOT);
 		} else if (x.link == EXIT_RECHECK) {
 			emit_gs_store_imm(e, 4, CPU_OFF(recheck), 1);
 			leave(t, x.rip);

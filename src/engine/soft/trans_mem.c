@@ -13,6 +13,7 @@
 #include <assert.h>
 #include <stddef.h>
 
+#include "engine/soft/slots.h"
 #include "engine/soft/trans.h"
 
 void trans_clobber(struct trans *t, uint16_t live)
@@ -161,6 +162,37 @@ static struct trans_stub *new_stub(struct trans *t, unsigned i, uint32_t how)
 	return s;
 }
 
+/* Which slot of its class an access should use, or -1. Kernel code runs for one process now and for another soon, so its
+ * sites would miss more often than they pay for; all but the stack's. */
+static int choose_slot(struct trans *t, unsigned i, uint32_t how)
+{
+	const struct insn *in = &t->insn[i];
+	bool group = t->group[i].last;
+	if (t->lessons.demoted >> i & 1)
+		return -1;
+	if (group ? t->group[i].base == 4
+		  : (how & SOFT_HOW_STACK) && (!in->mem || (in->base == 4 && in->index == INSN_NO_REG)))
+		return SOFT_SLOT_STACK;
+	if (!t->lessons.hot || t->mmu != SOFT_MMU_USER)
+		return -1;
+	return (int)(1 + cache_next_slot(t->cache) % (SOFT_SLOTS - 1));
+}
+
+/* The check by a slot of the site's own (slots.c). */
+static void slot_check(struct trans *t, struct trans_stub *s, unsigned n)
+{
+	unsigned write = (s->how & SOFT_HOW_WRITE) != 0;
+	s->slotted = true;
+	s->slot = (t->mmu * 2 + write) * SOFT_SLOTS + n;
+	uint32_t at = CPU_OFF(slot) + s->slot * (uint32_t)sizeof(struct soft_slot);
+	emit_gs(&t->e, EMIT_XOR, 8, T0, at + (uint32_t)offsetof(struct soft_slot, tag));
+	emit_alu_imm(&t->e, 8, 7, T0, 4096 - (int32_t)(s->how & SOFT_HOW_SIZE));
+	s->branch = emit_jcc(&t->e, CC_A, false);
+	emit_gs(&t->e, EMIT_ADD, 8, T0, at + (uint32_t)offsetof(struct soft_slot, host));
+	s->resume = t->e.p;
+	trans_map(t, s->insn, s->how & SOFT_HOW_STACK ? SOFT_MAP_STACK : 0); /* an empty slot may match */
+}
+
 struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how)
 {
 	struct emit *e = &t->e;
@@ -169,6 +201,11 @@ struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how)
 	struct trans_stub *s = new_stub(t, i, how);
 	if (!s)
 		return NULL;
+	int slot = choose_slot(t, i, how);
+	if (slot >= 0) {
+		slot_check(t, s, (unsigned)slot);
+		return s;
+	}
 	emit_mov(e, 4, T1, T0);
 	emit_shift(e, 4, 5, T1, 12 - 5);
 	emit_alu_imm(e, 4, 4, T1, (SOFT_TLB_SIZE - 1) << 5);
@@ -247,6 +284,11 @@ void trans_access_or_help(struct trans *t, unsigned i, uint32_t how, trans_op *o
 		t->stub[t->stubs - 1].helper = helper;
 }
 
+static void emit_how(struct trans *t, const struct trans_stub *s, uint32_t how)
+{
+	emit_mov_imm(&t->e, T1, s->slotted ? SOFT_SITE(how, s->slot, s->insn) : how);
+}
+
 static void emit_stub(struct trans *t, const struct trans_stub *s)
 {
 	struct emit *e = &t->e;
@@ -264,16 +306,20 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 		emit_mov_imm(e, T0, s->address);
 		emit_gs_index(e, EMIT_XOR, 8, T0, T1, tag_off(t, s->how));
 	}
-	emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[7]));
+	if (!s->slotted)
+		emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[7]));
 	trans_set_rip(t, trans_rip(t, s->insn));
-	emit_mov_imm(e, T1, s->how);
+	emit_how(t, s, s->how);
 	if (s->how_without_avx) {
 		emit16(e, 0x04a8); /* test al, 4 */
 		uint8_t *skip = emit_jcc(e, CC_NZ, false);
-		emit_mov_imm(e, T1, s->how_without_avx | t->mmu << SOFT_HOW_MMU_SHIFT);
+		emit_how(t, s, s->how_without_avx | t->mmu << SOFT_HOW_MMU_SHIFT);
 		emit_patch(skip, e->p);
 	}
-	emit_call_gs(e, CPU_OFF(thunk) + 8 * (s->group ? SOFT_THUNK_GROUP : SOFT_THUNK_MEM));
+	unsigned thunk = s->slotted ? SOFT_THUNK_SLOT : SOFT_THUNK_MEM;
+	if (s->group)
+		thunk = s->slotted ? SOFT_THUNK_SLOT_GROUP : SOFT_THUNK_GROUP;
+	emit_call_gs(e, CPU_OFF(thunk) + 8 * thunk);
 	unsigned in_page = s->constant ? (unsigned)(s->address & 4095) : 0;
 	if (in_page)
 		emit_lea(e, 8, T0, T0, EMIT_NONE, 1, -(int)in_page);

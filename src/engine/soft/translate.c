@@ -275,6 +275,16 @@ static void emit_entries(struct trans *t)
 		trans_check_second_page(t);
 }
 
+/* Counts down to the block's being hot, where that costs no flags. */
+static void emit_heat(struct trans *t)
+{
+	t->b->heated = t->lessons.hot || t->mmu != SOFT_MMU_USER;
+	if (t->b->heated || t->flags == FLAGS_HOST || !t->is64 || (t->mode & SOFT_MODE_STEP))
+		return;
+	t->b->heated = true;
+	trans_heat(t);
+}
+
 static void emit_insn(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
@@ -396,6 +406,7 @@ static bool emit_block(struct trans *t, const struct soft_room *room)
 	t->failed = t->done = t->in_group = false;
 	memset(t->b->link, 0, sizeof(t->b->link));
 	emit_entries(t);
+	emit_heat(t);
 	emit_body(t);
 	t->in_group = false;
 	trans_emit_stubs(t);
@@ -417,6 +428,10 @@ struct soft_block *translate_block(struct soft_cpu *cpu, uint64_t gpa, uint64_t 
 	b->mode = cpu->mode | (cpu->single ? SOFT_MODE_SINGLE : 0);
 	t->cpu = cpu;
 	t->cache = cache;
+	t->lessons = cache_lessons(cache, b);
+	t->lessons.hot |= cpu->vm->all_hot;
+	if (cpu->vm->no_slots)
+		t->lessons = (struct cache_lessons){ .hot = true, .demoted = ~UINT64_C(0) };
 	t->b = b;
 	t->mode = cpu->mode;
 	t->is64 = (cpu->mode & SOFT_MODE_CODE) == SOFT_MODE_CODE64;

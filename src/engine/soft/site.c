@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* site.c - what running code teaches about itself: which blocks are hot, and whose memory operands had better not have slots
+ * of their own (slots.c). Such a block is dropped and translated anew, knowing it. */
+#include "engine/soft/cache.h"
+#include "engine/soft/slots.h"
+#include "engine/soft/tlb.h"
+
+enum {
+	QUICK = 4000, /* TSC cycles between misses of a site that are too few */
+	TOO_MANY = 12 /* such misses */
+};
+
+/* A miss of a site: true if it misses too often. */
+static bool count(struct soft_cpu *cpu, unsigned id)
+{
+	uint32_t now = (uint32_t)__builtin_ia32_rdtsc(), since = now - cpu->slot_miss[id].when;
+
+	cpu->slot_miss[id].when = now;
+	if (since > QUICK) {
+		cpu->slot_miss[id].quick = 0;
+		return false;
+	}
+	if (++cpu->slot_miss[id].quick < TOO_MANY)
+		return false;
+	cpu->slot_miss[id].quick = 0;
+	return true;
+}
+
+void soft_hot(struct soft_cpu *cpu, const uint8_t *pc)
+{
+	cache_promote(cpu->vm->cache, pc);
+}
+
+uint8_t *soft_slot_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, const uint8_t *pc)
+{
+	uint32_t how = (uint32_t)site;
+	unsigned id = site >> 32 & 0xffff, insn = site >> 48, mmu = (how & SOFT_HOW_MMU) >> SOFT_HOW_MMU_SHIFT;
+	uint64_t linear = soft_slot_address(cpu, id, mixed);
+	const struct soft_tlb_entry *entry = &cpu->tlb[mmu][soft_tlb_index(linear)];
+	uint64_t offset =
+	    linear ^ __atomic_load_n(how & SOFT_HOW_WRITE ? &entry->tag_write : &entry->tag_read, __ATOMIC_RELAXED);
+
+	if (offset > SOFT_PAGE_SIZE - (how & SOFT_HOW_SIZE)) {
+		uint8_t *host = soft_mem_slow(cpu, linear, how);
+		soft_slot_fill(cpu, id, linear, how);
+		return host;
+	}
+	if (count(cpu, id))
+		cache_demote(cpu->vm->cache, pc, insn);
+	cpu->bounce.kind = SOFT_BOUNCE_NONE;
+	uint8_t *host = (uint8_t *)(uintptr_t)(entry->host + offset);
+	soft_slot_fill(cpu, id, linear, how);
+	return host;
+}
+
+uint8_t *soft_slot_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, const uint8_t *pc)
+{
+	uint32_t how = (uint32_t)site;
+	unsigned id = site >> 32 & 0xffff, insn = site >> 48;
+	uint64_t linear = soft_slot_address(cpu, id, mixed);
+	uint8_t *host = soft_mem_group(cpu, linear, how);
+
+	if (count(cpu, id))
+		cache_demote(cpu->vm->cache, pc, insn);
+	cpu->single = !host;
+	if (host)
+		soft_slot_fill(cpu, id, linear, how);
+	return host;
+}
