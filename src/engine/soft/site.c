@@ -2,6 +2,7 @@
 /* site.c - what running code teaches about itself: which blocks are hot, and whose memory operands had better not have slots
  * of their own (slots.c). Such a block is dropped and translated anew, knowing it. */
 #include "engine/soft/cache.h"
+#include "engine/soft/profile.h"
 #include "engine/soft/slots.h"
 #include "engine/soft/tlb.h"
 
@@ -41,7 +42,8 @@ uint8_t *soft_slot_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, con
 	    linear ^ __atomic_load_n(how & SOFT_HOW_WRITE ? &entry->tag_write : &entry->tag_read, __ATOMIC_RELAXED);
 
 	if (offset > SOFT_PAGE_SIZE - (how & SOFT_HOW_SIZE)) {
-		uint8_t *host = soft_mem_slow(cpu, linear, how);
+		uint8_t *host =
+		    profiled(cpu) ? profile_mem_miss(cpu, linear, how, soft_mem_slow) : soft_mem_slow(cpu, linear, how);
 		soft_slot_fill(cpu, id, linear, how);
 		return host;
 	}
@@ -58,7 +60,8 @@ uint8_t *soft_slot_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t sit
 	uint32_t how = (uint32_t)site;
 	unsigned id = site >> 32 & 0xffff, insn = site >> 48;
 	uint64_t linear = soft_slot_address(cpu, id, mixed);
-	uint8_t *host = soft_mem_group(cpu, linear, how);
+	uint8_t *host =
+	    profiled(cpu) ? profile_group_miss(cpu, linear, how, soft_mem_group) : soft_mem_group(cpu, linear, how);
 
 	if (count(cpu, id))
 		cache_demote(cpu->vm->cache, pc, insn);

@@ -131,8 +131,7 @@ static bool has_option(const char *options, const char *name)
 }
 
 /* What can be switched off, to find what is wrong or what it buys. */
-static const char *const option_names[] = { "one-insn", "no-groups", "small-cache", "perf-map" };
-static const char *const option_names[] = { "one-insn", "all-hot", "no-groups", "no-slots", "small-cache" };
+static const char *const option_names[] = { "one-insn", "all-hot", "no-groups", "no-slots", "small-cache", "perf-map" };
 
 static int check_options(const char *options, struct error *err)
 {
@@ -144,14 +143,9 @@ static int check_options(const char *options, struct error *err)
 			known |= n == strlen(option_names[i]) && !strncmp(p, option_names[i], n);
 		if (!known)
 			return error_set(err, -EINVAL,
-					 "unknown option '%.*s' of the soft engine (it has one-insn, no-groups, "
-					 "small-cache, perf-map)",
+					 "unknown option '%.*s' of the soft engine (it has one-insn, all-hot, "
+					 "no-groups, no-slots, small-cache, perf-map)",
 					 (int)n, p);
-			return error_set(
-			    err, -EINVAL,
-			    "unknown option '%.*s' of the soft engine (it has one-insn, all-hot, no-groups, "
-			    "no-slots, small-cache)",
-			    (int)n, p);
 		p += n + (p[n] == ',');
 	}
 	return 0;
@@ -246,6 +240,7 @@ static int soft_vcpu_create(struct engine_vcpu **out, struct engine_vm *vm, unsi
 	soft_thunks_init(cpu, returns);
 	soft_tlb_init(cpu);
 	if (vm->soft.profile && profile_create(cpu, err) < 0) {
+		munmap(returns, stack);
 		munmap(vcpu, size);
 		return -ENOMEM;
 	}
