@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 
+#include "engine/soft/run.h"
+
 enum { RAM = 8 << 20, TABLES = 0x1000, GDT = 0x8000, CODE = 0x100000, STACK = 0x300000, DATA = 0x400000 };
 
 struct machine {
@@ -161,6 +163,31 @@ static void test_call_and_return(void **state)
 	assert_int_equal(m->state.gpr[4], STACK);
 }
 
+/* Deeper than the return stack, several times over. */
+static void test_deep_recursion(void **state)
+{
+	struct machine *m = *state;
+	assert_int_equal(soft_signals_init(&(struct error){ 0 }), 0); /* cmocka has taken the signals since setup */
+	/* mov ecx,20000; xor eax,eax; call f; jmp 2f; f: dec ecx; jz 1f; call f; 1: inc eax; ret; 2: */
+	RUN(m, 0xb9, 0x20, 0x4e, 0, 0, 0x31, 0xc0, 0xe8, 2, 0, 0, 0, 0xeb, 12, 0xff, 0xc9, 0x74, 5, 0xe8, 0xf7, 0xff,
+	    0xff, 0xff, 0xff, 0xc0, 0xc3);
+	assert_int_equal(m->state.gpr[0], 20000);
+	assert_int_equal(m->state.gpr[4], STACK);
+}
+
+/* A function that changes where it returns to. */
+static void test_changed_return(void **state)
+{
+	struct machine *m = *state;
+	/* mov ecx,3000; xor eax,eax; xor ebx,ebx; 1: call f; inc eax; inc ebx; dec ecx; jnz 1b; jmp 2f; f: add qword
+	 * [rsp],2; ret; 2: */
+	RUN(m, 0xb9, 0xb8, 0x0b, 0, 0, 0x31, 0xc0, 0x31, 0xdb, 0xe8, 10, 0, 0, 0, 0xff, 0xc0, 0xff, 0xc3, 0xff, 0xc9,
+	    0x75, 0xf3, 0xeb, 6, 0x48, 0x83, 0x04, 0x24, 2, 0xc3);
+	assert_int_equal(m->state.gpr[0], 0);
+	assert_int_equal(m->state.gpr[3], 3000);
+	assert_int_equal(m->state.gpr[4], STACK);
+}
+
 static void test_split_access(void **state)
 {
 	struct machine *m = *state;
@@ -223,6 +250,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_loop_and_flags, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_call_and_return, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_deep_recursion, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_changed_return, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_split_access, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_device_memory, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_own_code_changed, setup, teardown),
