@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles what runs in test machines: the tiny guests (guests/tiny), the program suite (guests/suite) and the programs
-whose speed is measured (bench/programs).
+"""Compiles what runs in test machines: the tiny guests (guests/tiny), the program suite (guests/suite), the stress program
+(guests/stress) and the programs whose speed is measured (bench/programs).
 
     build.py               compiles everything, prints the paths
     build.py hello ...     only these tiny guests
@@ -79,6 +79,13 @@ def tool(name):
     return compile_to(f"tools/{name}", ["-std=gnu17", "-D_GNU_SOURCE", "-O2", "-static"], [HERE / "tools" / f"{name}.c"])
 
 
+def stress():
+    """The program of guests/stress."""
+    folder = HERE / "stress"
+    return compile_to(TOP / "build" / "stress", ["-std=gnu17", "-D_GNU_SOURCE", "-O2", "-static", "-pthread", "-Wl,--no-warnings"],
+                      sorted(folder.glob("*.c")), sorted(folder.glob("*.h")), ["-ltcc", "-lm"])
+
+
 def speed():
     """Paths of the programs that ./dev bench speed measures, by their names in the guest. Kept with the build: two trees
     that share a cache may measure different programs."""
@@ -99,7 +106,7 @@ def main():
         for name in sys.argv[1:] or tiny_names():
             print(tiny(name))
         if not sys.argv[1:]:
-            print(suite(64), suite(32), speed()["speed"], sep="\n")
+            print(suite(64), suite(32), stress(), speed()["speed"], sep="\n")
     except BuildError as e:
         sys.exit(str(e))
 
