@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists the sources of one part of the build, so that adding a file needs no list.
 
-    sources.py TOP main|soft|core|test|testlib|fuzz
+    sources.py TOP main|oci|soft|core|test|testlib|fuzz
+    sources.py TOP container                  those of core that plures-oci consists of
     sources.py TOP all                        every one, with its part: what the build was configured for
 
 *_test.c and *_fuzz.c are programs; *_testlib.c is linked into each of them and not into the product.
@@ -14,6 +15,8 @@ import sys
 def part_of(name):
     if str(name) == "src/cli/main.c":
         return "main"
+    if str(name) == "src/cli/oci_main.c":
+        return "oci"
     if name.stem.endswith("_test"):
         return "test"
     if name.stem.endswith("_testlib"):
@@ -23,6 +26,10 @@ def part_of(name):
     return "soft" if name.is_relative_to("src/engine/soft") else "core"
 
 
+def is_container(name):
+    return name.parts[1] in ("base", "container") or str(name) in ("src/cli/report.c", "src/host/tty.c") or name.match("src/cli/oci*.c")
+
+
 def main(top, wanted):
     top = pathlib.Path(top)
     for path in sorted(top.glob("src/**/*.[cS]")):
@@ -30,7 +37,7 @@ def main(top, wanted):
         part = part_of(name)
         if wanted == "all":
             print(part, name)
-        elif wanted == part:
+        elif wanted == part or (wanted == "container" and part == "core" and is_container(name)):
             print(name)
 
 

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* caps.h - capabilities: their names, and the five sets of a process. See capabilities(7). */
+#ifndef PLURES_CONTAINER_CAPS_H
+#define PLURES_CONTAINER_CAPS_H
+
+#include "container/config.h"
+
+/* "CAP_CHOWN" is 0, and so on; -1 for a name that is unknown. Back, without "CAP_"; NULL for a number that is unknown. */
+int caps_number(const char *name);
+const char *caps_name(int number);
+
+/* The first half drops what is not in the bounding set; it must come while the process is still privileged, and before its
+ * user changes. The second sets the other four and comes after. -errno and a reason. */
+int caps_bound(const struct oci_caps *caps, struct error *err);
+int caps_apply(const struct oci_caps *caps, struct error *err);
+
+#endif
