@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network for tests of networks: servers on the host's loopback, a name server, namespaces of the test's own.
 
-    netlab.py RESOLV COMMAND...     runs a command where there is nothing but a loopback and a name server on it"""
+    netlab.py names RESOLV -- COMMAND...             runs a command beside a name server on loopback
+    netlab.py tap QUEUES SIZE SUMS -- COMMAND...     runs a command beside an interface tap0 and a server behind it
+
+both in namespaces of their own."""
 import contextlib
 import hashlib
 import os
@@ -10,8 +13,10 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 
 NAME, ADDRESS = "peer.test", "10.11.12.13"
+TAP = "192.168.77.1"
 
 # What a guest's script begins with: eth0 by DHCP.
 DHCP = r"""
@@ -27,6 +32,10 @@ udhcpc -i eth0 -s /tmp/dhcp -n -q 2>/dev/null
 """
 
 
+def bulk(size):
+    return hashlib.sha256(b"bulk").digest() * (size // 32)
+
+
 def free_port(kind=socket.SOCK_STREAM):
     with socket.socket(socket.AF_INET, kind) as s:
         s.bind(("127.0.0.1", 0))
@@ -37,10 +46,10 @@ class Server(threading.Thread):
     """A TCP server on loopback that sends `data` to each client and then, with `take`, reads until the client has no more.
     What clients sent is in `sums`, by MD5."""
 
-    def __init__(self, data=b"", take=False):
+    def __init__(self, data=b"", take=False, address="127.0.0.1", port=0):
         super().__init__(daemon=True)
         self.data, self.take, self.sums = data, take, []
-        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.socket = socket.create_server((address, port))
         self.port = self.socket.getsockname()[1]
         self.start()
 
@@ -94,18 +103,45 @@ def unshared(*what):
     return None
 
 
-def main(resolv, *command):
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+def as_child(serve):
+    """Has a child do that for as long as this process lives, which will be another program."""
+    if not os.fork():
+        import ctypes
+        ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+        serve()
+
+
+def names(resolv):
     subprocess.run(["mount", "--bind", resolv, "/etc/resolv.conf"], check=True)
-    names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    names.bind(("127.0.0.1", 53))
-    if os.fork():
-        os.execvp(command[0], command)
-    # Ends with its parent, which the machine is now.
-    import ctypes
-    ctypes.CDLL(None).prctl(1, 9)
-    serve_names(names)
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("127.0.0.1", 53))
+    as_child(lambda: serve_names(server))
+
+
+def tap(queues, size, sums):
+    """An interface tap0 with an address, and behind it a server of `size` bytes at port 5000, and at 5001 one that
+    notes what it is sent."""
+    subprocess.run(["ip", "tuntap", "add", "tap0", "mode", "tap", *(["multi_queue"] if int(queues) > 1 else [])], check=True)
+    subprocess.run(["ip", "addr", "add", f"{TAP}/24", "dev", "tap0"], check=True)
+    subprocess.run(["ip", "link", "set", "tap0", "up"], check=True)
+
+    def serve():
+        Server(bulk(int(size)), address="0.0.0.0", port=5000)
+        server = Server(take=True, address="0.0.0.0", port=5001)
+        while True:
+            time.sleep(0.1)
+            if server.sums:
+                with open(sums, "a") as f:
+                    f.write(f"{server.sums.pop(0)}\n")
+    as_child(serve)
+    for _ in range(100):
+        with contextlib.suppress(OSError), socket.create_connection((TAP, 5001), 1):
+            break
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    end = sys.argv.index("--")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    {"names": names, "tap": tap}[sys.argv[1]](*sys.argv[2:end])
+    os.execvp(sys.argv[end + 1], sys.argv[end + 1:])

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import socket
+import subprocess
 import sys
 import time
 
@@ -40,14 +41,10 @@ def command(argv, kernel, initramfs, modules, script, options, **more):
                 options=options, **more)
 
 
-def bulk(size):
-    return hashlib.sha256(b"bulk").digest() * (size // 32)
-
-
 @pytest.mark.parametrize("cpus", [1, 2])
 def test_user(guest, cpus):
     """An address by DHCP, the host as 10.0.2.2, and bulk data both ways, unharmed; IPv6 besides."""
-    data = bulk(20 << 20)
+    data = netlab.bulk(20 << 20)
     with netlab.Server(data) as download, netlab.Server(take=True) as upload:
         found = guest(netlab.DHCP + f"""
             echo "@mac"; cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu
@@ -73,7 +70,7 @@ def test_user(guest, cpus):
 @pytest.mark.parametrize("driver", ["csum=0", "gso=0", "napi_tx=0"])
 def test_user_with_fewer_offloads(argv, kernel, initramfs, modules, driver):
     """What the driver leaves out is done by the card: the bytes are the same."""
-    data = bulk(4 << 20)
+    data = netlab.bulk(4 << 20)
     files = modules("virtio_pci", "virtio_net")
     load = f"rmmod virtio_net; insmod /lib/modules/virtio_net.ko {driver}\n"
     with netlab.Server(data) as download, netlab.Server(take=True) as upload:
@@ -100,7 +97,7 @@ def test_names(argv, kernel, initramfs, modules, tmp_path):
     resolv = tmp_path / "resolv.conf"
     resolv.write_text("nameserver 127.0.0.1\n")
     script = netlab.DHCP + f'echo "@name"; nslookup {netlab.NAME} 10.0.2.3; echo "@none"; nslookup nobody.test 10.0.2.3' + END
-    with machine.Machine([*prefix, sys.executable, netlab.__file__, str(resolv),
+    with machine.Machine([*prefix, sys.executable, netlab.__file__, "names", str(resolv), "--",
                           *command(argv, kernel, initramfs, modules, script, ["--net", "user"])]) as vm:
         vm.wait(90)
         found = parts(vm.output)
@@ -145,6 +142,78 @@ def test_forwards(argv, kernel, initramfs, modules):
         assert b"hello from the guest" in fetch()
 
 
+@pytest.fixture(scope="session")
+def tap_prefix():
+    prefix = netlab.unshared("net")
+    if not prefix or subprocess.run([*prefix, "ip", "tuntap", "add", "tap9", "mode", "tap"], capture_output=True).returncode:
+        pytest.skip("no tap interface can be made in a network namespace here")
+    return prefix
+
+
+TAP_UP = """ip link set lo up; ip link set eth0 up; ip addr add 192.168.77.2/24 dev eth0
+for i in 1 2 3 4 5; do ping -c 1 -W 1 192.168.77.1 >/dev/null && break; done
+"""
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_tap(argv, kernel, initramfs, modules, tap_prefix, tmp_path, queues):
+    """Bulk data both ways with offloads and without, on each CPU's queue, also after the driver was loaded anew."""
+    size, sums = 8 << 20, tmp_path / "sums"
+    total = hashlib.md5(netlab.bulk(size)).hexdigest()
+    script = f"""
+        both() {{ for cpu in 0 1; do taskset -c $cpu nc {netlab.TAP} 5000 </dev/null >/tmp/data; md5sum </tmp/data
+                 taskset -c $cpu nc {netlab.TAP} 5001 </tmp/data; done; }}
+        {TAP_UP}
+        echo "@queues"; ls /sys/class/net/eth0/queues
+        echo "@first"; both
+        ip link set eth0 down; rmmod virtio_net; insmod /lib/modules/virtio_net.ko csum=0 gso=0
+        {TAP_UP}
+        echo "@second"; both
+        echo "@interrupts"; grep -E 'virtio.*(in|out)put' /proc/interrupts""" + END
+    prefix = [*tap_prefix, sys.executable, netlab.__file__, "tap", str(queues), str(size), str(sums), "--"]
+    with machine.Machine([*prefix, *command(argv, kernel, initramfs, modules, script, ["--net", f"tap,name=tap0,queues={queues}"],
+                                            cpus=2)]) as vm:
+        vm.wait(120)
+        found = parts(vm.output)
+        assert "end" in found, vm.output + vm.errors
+        assert len(found["queues"][0].split()) == 2 * queues
+        assert [line.split()[0] for line in found["first"] + found["second"] if "-" in line] == [total] * 4, vm.output
+        assert sums.read_text().split().count(total) == 4
+        for line in found["interrupts"]:
+            assert sum(map(int, re.findall(r"\s(\d+)(?=\s)", line)[:2])) > 0, line
+        check_dmesg(found)
+
+
+def test_tap_goes(argv, kernel, initramfs, modules, tap_prefix, tmp_path):
+    """An interface that is deleted while a machine uses it: the card loses its link, the user is told, nothing else."""
+    script = TAP_UP + """echo "@ready"; read line </dev/console
+        for i in $(seq 50); do [ "$(cat /sys/class/net/eth0/carrier)" = 0 ] && break; sleep 0.1; done
+        echo "@carrier"; cat /sys/class/net/eth0/carrier; ping -c 1 -W 1 192.168.77.1 >/dev/null""" + END
+    prefix = [*tap_prefix, sys.executable, netlab.__file__, "tap", "1", "32", str(tmp_path / "sums"), "--"]
+    with machine.Machine([*prefix, *command(argv, kernel, initramfs, modules, script, ["--net", "tap"])]) as vm:
+        assert vm.read_until("@ready\n", timeout=60), vm.output + vm.errors
+        subprocess.run(["nsenter", "-t", str(vm.pid), "-n", "-U", "--preserve-credentials", "ip", "link", "del", "tap0"]
+                       if "--user" in tap_prefix else ["nsenter", "-t", str(vm.pid), "-n", "ip", "link", "del", "tap0"], check=True)
+        vm.send("\n")
+        vm.wait(60)
+        assert parts(vm.output)["carrier"] == ["0"], vm.output + vm.errors
+        assert "the interface tap0 is gone" in vm.errors and len(vm.errors.splitlines()) == 1, vm.errors
+
+
+def test_tap_without_rights(argv, kernel, tap_prefix):
+    """One line that says what to do: nobody's process, an interface in use, one that is no tap."""
+    if os.getuid() == 0:
+        vm = machine.run(argv(kernel(), options=["--net", "tap,name=tap7"]), timeout=20, user=65534)
+        assert vm.code == 1 and ("/dev/net/tun: have root" in vm.errors or "ip tuntap add tap7 mode tap" in vm.errors), vm.errors
+    for setup, name, says in (("ip link add br0 type bridge", "br0", "br0 is no tap interface"),
+                              ("ip tuntap add tap3 mode tap", "tap3,queues=2", "no tap interface with several queues"),
+                              ("true", "tap%d", "can't be an interface's name"),
+                              ("true", "a-name-much-too-long", "can't be an interface's name")):
+        vm = machine.run([*tap_prefix, "sh", "-c", f'{setup} && exec "$@"', "sh",
+                          *argv(kernel(), options=["--net", f"tap,name={name}"])], timeout=20)
+        assert vm.code in (1, 2) and says in vm.errors and len(vm.errors.splitlines()) <= 2, vm.errors
+
+
 def test_restricted(guest):
     with netlab.Server(b"secret") as server:
         found = guest(netlab.DHCP + f'echo "@got"; timeout 3 nc 10.0.2.2 {server.port} </dev/null 2>&1; echo', ["--net", "user,restrict"])
@@ -153,7 +222,7 @@ def test_restricted(guest):
 
 def test_rate(guest):
     """A limit of bytes a second holds: in so many seconds come so many bytes, and not many fewer."""
-    data = bulk(64 << 20)
+    data = netlab.bulk(64 << 20)
     with netlab.Server(data) as server:
         found = guest(netlab.DHCP + f"""
             a=$(cut -d' ' -f1 /proc/uptime); timeout 4 nc 10.0.2.2 {server.port} </dev/null | wc -c >/tmp/n

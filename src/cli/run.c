@@ -363,11 +363,10 @@ static const struct cli_option options[] = {
 	  .help =
 	      "Adds a network card. TYPE user gives the guest the host's network without any privilege: an address by "
 	      "DHCP, the host's name server, the host itself at 10.0.2.2; forward=tcp:[ADDRESS:]PORT:GUESTPORT (or "
-	      "udp:...), "
-	      "as often as wanted, lets the host's programs connect to the guest; restrict keeps the guest from "
-	      "reaching "
-	      "anything by itself. TYPE none is a card without a cable. "
-	      "mac=, mtu= and bps=SIZE (bytes a second each way) work with each. May be given several times." },
+	      "udp:...), as often as wanted, lets the host's programs connect to the guest; restrict keeps the guest "
+	      "from reaching anything by itself. TYPE tap is an interface of the host's, name=tap0 with queues=N pairs "
+	      "of queues. TYPE none is a card without a cable. mac=, mtu= and bps=SIZE (bytes a second each way) work "
+	      "with each. May be given several times." },
 	{ .name = "vsock",
 	  .kind = CLI_CALL,
 	  .value = "cid=N,path=PATH",

@@ -71,7 +71,7 @@ struct virtio_env {
 	const struct guest_memory *memory;
 	struct event_loop *loop;
 	struct clock *clock;
-	unsigned cpus; /* that the machine has: a device may have a queue for each; 0 where nobody knows */
+	unsigned cpus;       /* that the machine has: a device may have a queue for each; 0 where nobody knows */
 	const char *machine; /* what tells this machine from others, and stays the same: for addresses. May be NULL. */
 	unsigned index;      /* how many devices of the same kind were made before */
 	/* The host failed in a way that ends the machine, or (warn) that the user should know. Any thread. Either may be
