@@ -5,6 +5,7 @@ A /dev/kvm that only emulates guest kernel mode does for tiny guests. What needs
 tests/test_nested.py."""
 import json
 import os
+import random
 import re
 import subprocess
 import tempfile
@@ -12,6 +13,7 @@ import tempfile
 import pytest
 
 import machine
+from test_boot import check_dmesg, parts
 from test_host import AS_NOBODY
 
 pytestmark = pytest.mark.plures
@@ -164,3 +166,68 @@ def test_device_is_not_held_by_soft(plures, tiny):
             assert not [name for name in links if "kvm" in name], links
         else:
             assert [name for name in links if "kvm" in name], links
+
+
+# --- the state of a machine, from one engine to the other ---------------------------------------------------------
+
+def moved(plures, tiny, guest, first, moves, *options):
+    args = ["run", "--engine", first, "--kernel", tiny(guest), "--memory", "64M", "--debug-exit", "--engine-options", "kvm:slow", *options]
+    for engine, ms in moves:
+        args += ["--move-to", f"{engine},{ms}"]
+    return run(plures, *args)
+
+
+GUESTS = ["clock", "smc", "interrupts", "strings", "timer"]
+# What a KVM that emulates guest kernel mode is known to get wrong.
+EMULATOR = {"released by CR8", "STI; NOP; NOP lets it in", "and has written what came before", "the higher vector first, each once",
+            "a handler with interrupts on", "a higher one interrupts a handler, a lower one waits", "x2APIC: SELF IPI",
+            "x2APIC: an IPI by one write"}
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_stopped_anywhere_and_continued(plures, tiny, guest):
+    """A guest that is stopped at random and goes on in a new machine finds nothing."""
+    moves = [("soft", random.Random(f"{guest} {i}").randrange(30)) for i in range(8)]
+    result = moved(plures, tiny, guest, "soft", moves)
+    assert result.returncode == 33 and "FAILED" not in result.stdout, f"{moves}\n{result.stdout}{result.stderr}"
+
+
+@pytest.mark.parametrize("first", ["soft", "kvm"])
+@pytest.mark.parametrize("guest", GUESTS)
+def test_from_one_engine_to_the_other(plures, tiny, kvm_engine, guest, first):
+    other = {"soft": "kvm", "kvm": "soft"}
+    moves, engine = [], first
+    for i in range(6):
+        engine = other[engine]
+        moves.append((engine, random.Random(f"{guest} {first} {i}").randrange(30)))
+    result = moved(plures, tiny, guest, first, moves)
+    failed = set(re.findall("FAILED: (.*)", result.stdout))
+    assert not failed - (EMULATOR if "slow" in kvm_engine else set()), f"{moves}\n{result.stdout}{result.stderr}"
+    assert result.returncode == (35 if failed else 33), result.stderr
+
+
+def test_debian_moves_while_it_idles(plures, kernel, initramfs):
+    """To new machines of the same engine: its clock goes on, its timers fire, its processors talk to each other."""
+    script = """
+        echo "@start"; for i in 1 2 3 4; do sleep 0.5; (sleep 0.1; echo "other $i") & wait; echo "tick $i"; done
+        echo "@uptime"; cat /proc/uptime; echo "@dmesg"; dmesg -r; echo "@end" """
+    argv = machine.plures(kernel(), initrd=initramfs(script), append=f"{machine.CONSOLE} quiet", cpus=2, memory="128M",
+                          options=["-v", *[f"--move-to=soft,{ms}" for ms in (1500, 300, 470, 90, 600)]])
+    vm = machine.run(argv, timeout=120)
+    said = vm.output + vm.errors
+    found = parts(vm.output)
+    assert vm.code == 0 and "end" in found, said
+    assert [line for line in found["start"] if line] == [f"{word} {i}" for i in (1, 2, 3, 4) for word in ("other", "tick")], said
+    assert vm.errors.count("engine soft:") == 6, vm.errors
+    check_dmesg(found)
+
+
+@pytest.mark.parametrize("options,status,says", [
+    (["--engine", "auto", "--move-to", "soft"], 2, "--move-to needs an --engine to move from"),
+    (["--engine", "soft", "--move-to", "warp"], 2, "no engine is called 'warp'"),
+    (["--engine", "soft", "--move-to", "soft,x"], 2, "MILLISECONDS"),
+    (["--engine", "soft", "--move-to", "soft,0", "--console-port", "@"], 1, "a device of the kind 'console' can't be moved"),
+])
+def test_bad_moves(plures, tiny, tmp_path, options, status, says):
+    options = [str(tmp_path / "socket") if o == "@" else o for o in options]
+    assert says in only_line(run(plures, "run", "--kernel", tiny("timer"), "--memory", "64M", "--debug-exit", *options), status)

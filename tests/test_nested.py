@@ -106,3 +106,35 @@ OF_L1 = [
     r"Speculative Return Stack Overflow", r"RETBleed", r"AMD Zen1 FPDSS", r"Unstable clock detected", r"trace_clock=local",
     r"If you want to keep using the local clock", r"on the kernel command line", r"hrtimer: interrupt took",
 ]
+
+
+@pytest.mark.slow
+def test_debian_moves_between_engines(l1):
+    """Two processors that idle, from kvm to soft and back, twice, with true KVM semantics."""
+    ticks = 8
+    initrd = guest_assets.initramfs(f'for i in $(seq {ticks}); do sleep 1; echo "tick $i"; done; echo "@dmesg"; dmesg -r; echo "@well"')
+    script = ("plures run --engine kvm -v --cpus 2 -m 160M --kernel /l2/vmlinuz --initrd /l2/initrd"
+              " --move-to soft,15000 --move-to kvm,8000 --move-to soft,3000 --move-to kvm,8000"
+              f" --append 'console=ttyS0 quiet {APPEND}' </dev/null 2>&1; echo status $?; echo '@end'")
+    output, said = l1(script, {"l2/initrd": initrd})
+    assert [int(n) for n in re.findall(r"^tick (\d+)$", output, re.M)] == list(range(1, ticks + 1)), said
+    assert "status 0" in output, said
+    assert len(re.findall("engine soft: binary translation", output)) >= 1, said
+    assert not re.search("BUG|Oops|stall|Call Trace|nobody cared", output), said
+
+
+def test_tiny_guests_move_between_engines(l1):
+    script = ""
+    for name in MOVED:
+        for first, second in (("soft", "kvm"), ("kvm", "soft")):
+            script += (f"echo '@{name} {first}'; plures run --engine {first} --move-to {second},40 --move-to {first},40 --move-to {second},40"
+                       f" -m 64M --append tcg --debug-exit --kernel /l2/{name} </dev/null 2>&1; echo status $?\n")
+    output, said = l1(script + "echo '@end'", {f"l2/{name}": guest_build.tiny(name) for name in MOVED})
+    found = parts(output)
+    for name in MOVED:
+        for first in ("soft", "kvm"):
+            lines = found[f"{name} {first}"]
+            assert lines[-1] == f"status {OK}" and not [line for line in lines if "FAILED" in line], "\n".join(lines)
+
+
+MOVED = ["clock", "smc", "interrupts", "strings"]

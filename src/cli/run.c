@@ -24,7 +24,34 @@ struct options {
 	bool rng;
 	char *ports; /* of --console-port and --guest-agent, one a line; or NULL */
 	bool verbose;
+	struct {
+		const char *engine;
+		uint64_t after; /* ns since the machine was made or moved */
+	} move[VM_MOVES_MAX];
+	unsigned moves;
 };
+
+/* ENGINE[,MS] */
+static int add_move(void *options, const char *value, struct error *err)
+{
+	struct options *o = options;
+	const char *comma = strchr(value, ',');
+	size_t size = comma ? (size_t)(comma - value) : strlen(value);
+	uint64_t ms = 1000;
+	int rc = comma ? number_parse(comma + 1, "MILLISECONDS", 0, 1000000000, &ms, err) : 0;
+
+	if (rc)
+		return rc;
+	if (o->moves == VM_MOVES_MAX)
+		return error_set(err, -EINVAL, "a machine moves %d times at most", VM_MOVES_MAX);
+	for (unsigned i = 0; engines[i]; i++)
+		if (strlen(engines[i]->name) == size && !memcmp(engines[i]->name, value, size)) {
+			o->move[o->moves].engine = engines[i]->name;
+			o->move[o->moves++].after = ms * 1000000 + 1;
+			return 0;
+		}
+	return error_set(err, -EINVAL, "no engine is called '%.*s'", (int)(size < 40 ? size : 40), value);
+}
 
 static int set_trace(void *options, const char *value, struct error *err)
 {
@@ -153,6 +180,7 @@ static int report(const struct vm_result *result)
 	case VM_POWER_OFF:
 	case VM_RESET:
 	case VM_LEFT:
+	case VM_STOPPED:
 		return CLI_OK;
 	case VM_DEBUG_EXIT:
 		return (int)(result->code & 0xff);
@@ -174,9 +202,9 @@ static void say_what(const struct options *o, const struct vm *vm)
 	fprintf(stderr, "plures: engine %s: %s\n", vm_engine_name(vm), vm_engine_why(vm));
 }
 
-static int run_machine(const struct options *o, struct vm *vm, struct watcher *watcher)
+/* Runs a machine until it ends or is to move. */
+static int run_once(const struct options *o, struct vm *vm, struct watcher *watcher, struct vm_result *result)
 {
-	struct vm_result result;
 	struct error err;
 	bool terminal = o->config.console_escape;
 
@@ -189,12 +217,41 @@ static int run_machine(const struct options *o, struct vm *vm, struct watcher *w
 		stop_watcher(watcher);
 		return cli_fail(CLI_ERROR, "%s", err.text);
 	}
-	vm_run(vm, &result);
+	vm_run(vm, result);
 	tty_restore();
 	stop_watcher(watcher);
 	if (terminal)
 		fputc('\n', stderr);
-	return report(&result);
+	return CLI_OK;
+}
+
+/* Has a machine that has stopped go on in another one, on the engine of its next move. *vm is NULL when that fails. */
+static int move(struct options *o, struct vm **vm, unsigned n)
+{
+	struct vm_saved *saved;
+	struct error err;
+
+	int rc = vm_save(*vm, &saved, &err);
+	vm_destroy(*vm);
+	*vm = NULL;
+	o->config.engine = o->move[n].engine;
+	o->config.stop_after = n + 1 < o->moves ? o->move[n + 1].after : 0;
+	if (!rc)
+		rc = vm_restore(vm, &o->config, saved, &err);
+	return rc ? cli_fail(CLI_ERROR, "moving the machine to engine %s: %s", o->move[n].engine, err.text) : CLI_OK;
+}
+
+static int run_machine(struct options *o, struct vm **vm, struct watcher *watcher)
+{
+	struct vm_result result = { .end = VM_ERROR };
+	int status = run_once(o, *vm, watcher, &result);
+
+	for (unsigned n = 0; !status && result.end == VM_STOPPED; n++) {
+		status = move(o, vm, n);
+		if (!status)
+			status = run_once(o, *vm, watcher, &result);
+	}
+	return status ? status : report(&result);
 }
 
 static bool is_closed(int fd)
@@ -223,6 +280,23 @@ static void warn(void *ctx, const char *what)
 	fprintf(stderr, "plures: warning: %s%s\n", what, o->config.console_escape ? "\r" : "");
 }
 
+/* A machine that moves shows its guest what all of its engines can carry. */
+static int check_moves(struct options *o, struct error *err)
+{
+	const struct engine_ops *first = engine_find(o->config.engine);
+	unsigned n = 0;
+
+	if (!o->moves)
+		return 0;
+	if (!first)
+		return error_set(err, -EINVAL, "--move-to needs an --engine to move from");
+	o->config.movable[n++] = first;
+	for (unsigned i = 0; i < o->moves; i++)
+		o->config.movable[n++] = engine_find(o->move[i].engine);
+	o->config.stop_after = o->move[0].after;
+	return 0;
+}
+
 /* What the options together come to. */
 static int check_options(struct options *o, struct error *err)
 {
@@ -238,7 +312,9 @@ static int check_options(struct options *o, struct error *err)
 		if (rc)
 			error_prefix(err, rc, "--console-port");
 	}
-	return rc ? rc : vm_config_check(&o->config, err);
+	if (!rc)
+		rc = vm_config_check(&o->config, err);
+	return rc ? rc : check_moves(o, err);
 }
 
 static int run_options(struct options *o)
@@ -259,7 +335,7 @@ static int run_options(struct options *o)
 	block_signals(&watcher.set, o->config.profile);
 	if (vm_create(&vm, &o->config, &err))
 		return cli_fail(CLI_ERROR, "%s", err.text);
-	status = run_machine(o, vm, &watcher);
+	status = run_machine(o, &vm, &watcher);
 	vm_destroy(vm);
 	return status;
 }
@@ -409,6 +485,14 @@ static const struct cli_option options[] = {
 	  .offset = CONFIG(engine_options),
 	  .value = "LIST",
 	  .help = "Settings of the engine's own, with commas between; for kvm: halt-poll=MICROSECONDS, slow." },
+	{ .name = "move-to",
+	  .kind = CLI_CALL,
+	  .value = "ENGINE[,MILLISECONDS]",
+	  .call = add_move,
+	  .help =
+	      "Stops the machine so long after its start or its last move, 1000 unless given, and lets it go on with "
+	      "all of its state on that engine. May be given several times. For machines without disks, network "
+	      "or sockets: to test engines with." },
 	{ .name = "debug-exit",
 	  .kind = CLI_FLAG,
 	  .offset = CONFIG(debug_exit),

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "engine/engine.h"
 
+enum { VM_MOVES_MAX = 16 };
 enum { VM_CPUS_MAX = 64, VM_DEVICES_MAX = 31 /* as many as PCI has slots */ };
 
 /* What to trace: the engine's bits, and ours above them. */
@@ -34,6 +35,10 @@ struct vm_config {
 	const char *append; /* the kernel's command line, "" for none */
 	uint64_t memory;    /* bytes */
 	unsigned cpus;
+	/* Ends vm_run with VM_STOPPED after so many ns; 0: never. */
+	uint64_t stop_after;
+	/* The guest's CPU has only what these engines can all carry, so that it can move between them; ended by NULL. */
+	const struct engine_ops *movable[VM_MOVES_MAX + 2];
 	bool debug_exit;                         /* port 0xf4 ends the machine */
 	bool no_reboot;                          /* a reset ends the machine */
 	struct vm_device device[VM_DEVICES_MAX]; /* in the order of their PCI slots */

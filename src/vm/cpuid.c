@@ -152,6 +152,8 @@ static bool kernel_trusts(const struct cpuid *cpuid, const char *name)
 
 static bool feature_shown(const struct cpuid *cpuid, unsigned i, uint32_t host_word)
 {
+	if (cpuid->config.common && features[i].policy != features[i].direct)
+		return false;
 	switch ((enum policy)(cpuid->config.direct ? features[i].direct : features[i].policy)) {
 	case DIRECT:
 		return cpuid->config.direct && (host_word >> features[i].bit & 1);
@@ -183,6 +185,8 @@ static void make_words(struct cpuid *cpuid)
 		for (unsigned i = 0; i < FEATURES; i++)
 			if (features[i].word == w && feature_shown(cpuid, i, host))
 				cpuid->word[w] |= 1u << features[i].bit;
+		if (cpuid->config.common)
+			cpuid->word[w] &= cpuid->config.common->word[w];
 	}
 	if (cpuid->amd) /* AMD repeats these bits of leaf 1 there */
 		cpuid->word[CPUID_80000001_EDX] |= cpuid->word[CPUID_1_EDX] & 0x0183f3ff;
@@ -401,11 +405,16 @@ struct cpuid *cpuid_create(const struct cpuid_config *config)
 	return cpuid;
 }
 
-struct cpuid *cpuid_create_for(const struct engine_ops *ops, unsigned vcpus, uint64_t tsc_khz)
+static struct cpuid *create_for(const struct engine_ops *ops, unsigned vcpus, uint64_t tsc_khz,
+				const struct cpuid *common)
 {
 	enum { LISTED_MAX = 256 };
 	struct cpuid_config config = {
-		.vcpus = vcpus, .tsc_khz = tsc_khz, .filter = ops->cpuid_filter, .direct = ops->direct
+		.vcpus = vcpus,
+		.tsc_khz = tsc_khz,
+		.filter = ops->cpuid_filter,
+		.direct = ops->direct,
+		.common = common,
 	};
 	struct engine_cpuid_leaf *list = NULL;
 
@@ -417,8 +426,40 @@ struct cpuid *cpuid_create_for(const struct engine_ops *ops, unsigned vcpus, uin
 	}
 	struct cpuid *cpuid = cpuid_create(&config);
 	cpuid->config.list = NULL;
+	cpuid->config.common = NULL;
 	free(list);
 	return cpuid;
+}
+
+struct cpuid *cpuid_create_for(const struct engine_ops *ops, unsigned vcpus, uint64_t tsc_khz)
+{
+	return create_for(ops, vcpus, tsc_khz, NULL);
+}
+
+struct cpuid *cpuid_create_common(const struct engine_ops *const *ops, unsigned vcpus, uint64_t tsc_khz)
+{
+	const struct engine_ops *last = NULL;
+	struct cpuid *common = NULL;
+
+	/* What only describes is taken from the last one: one that filters the host's, where there is such a one. It must
+	 * not depend on which engine runs first. */
+	for (unsigned i = 0; engines[i]; i++)
+		for (unsigned n = 0; ops[n]; n++)
+			if (ops[n] == engines[i] && (!last || ops[n]->cpuid_filter))
+				last = ops[n];
+	for (unsigned n = 0; ops[n]; n++) {
+		struct cpuid *next = create_for(ops[n], vcpus, tsc_khz, common);
+		cpuid_destroy(common);
+		common = next;
+	}
+	struct cpuid *cpuid = create_for(last ? last : ops[0], vcpus, tsc_khz, common);
+	cpuid_destroy(common);
+	return cpuid;
+}
+
+void cpuid_words(const struct cpuid *cpuid, uint32_t words[CPUID_WORDS])
+{
+	memcpy(words, cpuid->word, sizeof(cpuid->word));
 }
 
 void cpuid_destroy(struct cpuid *cpuid)

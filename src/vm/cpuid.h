@@ -40,6 +40,8 @@ enum cpuid_word {
 
 typedef void cpuid_read_fn(uint32_t leaf, uint32_t subleaf, struct engine_cpuid *out);
 
+struct cpuid;
+
 struct cpuid_config {
 	unsigned vcpus;
 	uint64_t tsc_khz;
@@ -49,11 +51,14 @@ struct cpuid_config {
 	const struct engine_cpuid_leaf *list;
 	unsigned listed;
 	bool direct; /* engine_ops.direct */
+	/* Only features that this one has too, and no mitigations; or NULL. */
+	const struct cpuid *common;
 };
 
-struct cpuid;
-
 struct cpuid *cpuid_create(const struct cpuid_config *config); /* never NULL */
+/* The same for a guest that may move between several engines (a list that NULL ends): what they all carry, and no word of
+ * mitigations, which differ. */
+struct cpuid *cpuid_create_common(const struct engine_ops *const *ops, unsigned vcpus, uint64_t tsc_khz);
 /* The same with what an engine says of itself. */
 struct cpuid *cpuid_create_for(const struct engine_ops *ops, unsigned vcpus, uint64_t tsc_khz);
 void cpuid_destroy(struct cpuid *cpuid);
@@ -65,6 +70,9 @@ void cpuid_get(const struct cpuid *cpuid, unsigned vcpu, uint32_t leaf, uint32_t
 bool cpuid_is_amd(const struct cpuid *cpuid);
 /* How many bits a physical address has. */
 unsigned cpuid_phys_bits(const struct cpuid *cpuid);
+
+/* The words of feature bits that the guest sees. */
+void cpuid_words(const struct cpuid *cpuid, uint32_t words[CPUID_WORDS]);
 
 /* Calls fn with the name of each feature that the guest sees, in the table's order. */
 void cpuid_each_feature(const struct cpuid *cpuid, void (*fn)(void *ctx, const char *name), void *ctx);

@@ -53,7 +53,8 @@ struct vcpu {
 struct vm {
 	struct vm_config config;
 	const struct engine_ops *ops;
-	char why[768]; /* vm_engine_why */
+	char why[768];        /* vm_engine_why */
+	char *engine_options; /* those of config.engine_options that are this engine's, or NULL */
 	struct engine_vm *engine;
 	struct host_memory ram[BOOT_MAX_REGIONS];
 	struct boot_memory memory;
@@ -75,7 +76,9 @@ struct vm {
 	struct kvmclock kvmclock; /* unused where the engine has its own */
 	struct vcpu *vcpu;
 	unsigned vcpus;
-	FILE *trace; /* or NULL */
+	FILE *trace;           /* or NULL */
+	struct vm_saved *from; /* while it is made: what it goes on from, or NULL */
+	struct timer *stop_timer;
 	struct timer *trace_timer;
 	struct profile_file *profile; /* or NULL */
 

@@ -12,6 +12,7 @@
 #include "vm/clock.h"
 #include "vm/machine.h"
 #include "vm/profile.h"
+#include "vm/saved.h"
 
 #define NS_PER_S 1000000000ull
 
@@ -231,25 +232,50 @@ void vm_profile_anew(struct vm *vm)
 
 /* ---- making ---- */
 
+/* The settings that are for an engine: those with its name and a colon in front, which go, and those without any. */
+static void set_engine_options(struct vm *vm, const char *engine)
+{
+	const char *list = vm->config.engine_options;
+	size_t used = 0, name = strlen(engine);
+
+	free(vm->engine_options);
+	vm->engine_options = list ? memory_zalloc(strlen(list) + 2) : NULL;
+	while (list && *list) {
+		size_t size = strcspn(list, ","), next = size + (list[size] == ',');
+		const char *colon = memchr(list, ':', size);
+		bool ours = colon && (size_t)(colon - list) == name && !memcmp(list, engine, name);
+		size_t skip = ours ? name + 1 : 0;
+		if (ours || !colon) {
+			if (used)
+				vm->engine_options[used++] = ',';
+			memcpy(vm->engine_options + used, list + skip, size - skip);
+			used += size - skip;
+		}
+		list += next;
+	}
+}
+
 static int pick_engine(struct vm *vm, struct error *err)
 {
-	const char *options = vm->config.engine_options;
 	char why[256] = "this build has none", others[512] = "";
 
 	if (vm->config.ops) {
 		vm->ops = vm->config.ops;
+		set_engine_options(vm, vm->ops->name);
 		return 0;
 	}
 	if (strcmp(vm->config.engine, "auto") != 0) {
 		vm->ops = engine_find(vm->config.engine);
 		if (!vm->ops)
 			return error_set(err, -EINVAL, "no engine is called '%s'", vm->config.engine);
-		int rc = vm->ops->probe(options, why, sizeof(why));
+		set_engine_options(vm, vm->ops->name);
+		int rc = vm->ops->probe(vm->engine_options, why, sizeof(why));
 		snprintf(vm->why, sizeof(vm->why), "%s", why);
 		return rc ? error_set(err, rc, "engine %s does not work here: %s", vm->ops->name, why) : 0;
 	}
 	for (unsigned i = 0; engines[i]; i++) {
-		if (!engines[i]->probe(options, why, sizeof(why))) {
+		set_engine_options(vm, engines[i]->name);
+		if (!engines[i]->probe(vm->engine_options, why, sizeof(why))) {
 			vm->ops = engines[i];
 			snprintf(vm->why, sizeof(vm->why), "%s%s", others, why);
 			return 0;
@@ -267,13 +293,23 @@ static void on_device_wrote(void *ctx, uint64_t gpa, uint64_t size)
 	vm->ops->vm_written(vm->engine, gpa, size);
 }
 
+static int take_memory(struct vm *vm, unsigned i, uint64_t size, struct error *err)
+{
+	if (vm->from->ram[i].size != size)
+		return error_set(err, -EINVAL, "the saved machine has another size of memory");
+	vm->ram[i] = vm->from->ram[i];
+	vm->from->ram[i] = (struct host_memory){ .fd = -1 };
+	return 0;
+}
+
 static int make_memory(struct vm *vm, struct error *err)
 {
 	vm->guest_memory = (struct guest_memory){ .written = on_device_wrote, .ctx = vm };
 	boot_memory_layout(&vm->memory, vm->config.memory);
 	for (unsigned i = 0; i < vm->memory.regions; i++) {
 		struct boot_region *r = &vm->memory.region[i];
-		int rc = host_memory_init(&vm->ram[i], i ? "plures-ram-high" : "plures-ram", r->size, err);
+		int rc = vm->from ? take_memory(vm, i, r->size, err)
+				  : host_memory_init(&vm->ram[i], i ? "plures-ram-high" : "plures-ram", r->size, err);
 		if (rc)
 			return rc;
 		r->hva = vm->ram[i].base;
@@ -291,7 +327,7 @@ static int make_engine(struct vm *vm, struct error *err)
 		.vcpus = vm->config.cpus,
 		.trace = vm->config.trace & VM_TRACE_ENGINE,
 		.trace_file = vm->trace,
-		.options = vm->config.engine_options,
+		.options = vm->engine_options,
 		.profile = vm->profile,
 	};
 	int rc = vm->ops->vm_create(&vm->engine, &config, err);
@@ -304,7 +340,10 @@ static int make_cpus_and_chips(struct vm *vm, struct error *err)
 {
 	uint64_t khz = vm->ops->vm_tsc_khz(vm->engine);
 
-	vm->cpuid = cpuid_create_for(vm->ops, vm->config.cpus, khz);
+	if (vm->from) /* what the guest was told; saved_load sees to it that it is near enough */
+		khz = vm->from->tsc_khz;
+	vm->cpuid = vm->config.movable[0] ? cpuid_create_common(vm->config.movable, vm->config.cpus, khz)
+					  : cpuid_create_for(vm->ops, vm->config.cpus, khz);
 	kvmclock_init(&vm->kvmclock, vm->ops->vm_tsc(vm->engine), khz, 0, 0);
 	vm->vcpu = memory_zalloc(sizeof(*vm->vcpu) * vm->config.cpus);
 	vm->vcpus = vm->config.cpus;
@@ -316,6 +355,11 @@ static int make_cpus_and_chips(struct vm *vm, struct error *err)
 	for (unsigned i = 0; !rc && i < vm->vcpus; i++)
 		rc = vcpu_create(&vm->vcpu[i], err);
 	return rc;
+}
+
+static void on_stop_timer(void *arg)
+{
+	vm_request_end(arg, VM_STOPPED, 0, "");
 }
 
 static int build(struct vm *vm, struct error *err)
@@ -338,19 +382,25 @@ static int build(struct vm *vm, struct error *err)
 		rc = console_create(&vm->console, vm, err);
 	/* The kernel first: that takes long enough to learn the TSC's frequency meanwhile. */
 	struct engine_cpu_state *entry = memory_zalloc(sizeof(*entry));
-	if (!rc)
+	if (!rc && !vm->from)
 		rc = load(vm, entry, err);
 	if (!rc)
 		rc = make_cpus_and_chips(vm, err);
-	if (!rc)
+	if (!rc && vm->from)
+		rc = saved_load(vm, vm->from, err);
+	else if (!rc)
 		power_up(vm, entry);
+	if (!rc && vm->config.stop_after)
+		vm->stop_timer = timer_create_on(vm->clock, on_stop_timer, vm);
 	free(entry);
 	return rc;
 }
 
-int vm_create(struct vm **result, const struct vm_config *config, struct error *err)
+static int create(struct vm **result, const struct vm_config *config, struct vm_saved *from, struct error *err)
 {
 	struct vm *vm = memory_zalloc(sizeof(*vm));
+
+	vm->from = from;
 
 	vm->config = *config;
 	vm->request_work = (struct event_work){ .fn = on_request, .arg = vm };
@@ -358,12 +408,24 @@ int vm_create(struct vm **result, const struct vm_config *config, struct error *
 	pthread_cond_init(&vm->parked_changed, NULL);
 	pthread_cond_init(&vm->released, NULL);
 	int rc = build(vm, err);
+	vm_saved_destroy(from);
+	vm->from = NULL;
 	if (rc) {
 		vm_destroy(vm);
 		vm = NULL;
 	}
 	*result = vm;
 	return rc;
+}
+
+int vm_create(struct vm **result, const struct vm_config *config, struct error *err)
+{
+	return create(result, config, NULL, err);
+}
+
+int vm_restore(struct vm **result, const struct vm_config *config, struct vm_saved *saved, struct error *err)
+{
+	return create(result, config, saved, err);
 }
 
 const char *vm_engine_name(const struct vm *vm)
@@ -401,6 +463,8 @@ void vm_run(struct vm *vm, struct vm_result *result)
 
 	if (vm->trace_timer)
 		timer_arm(vm->trace_timer, 0);
+	if (vm->stop_timer)
+		timer_arm(vm->stop_timer, clock_now(vm->clock) + vm->config.stop_after);
 	for (unsigned i = 0; i < vm->vcpus; i++)
 		if (vcpu_start(&vm->vcpu[i], &err)) {
 			vm_request_end(vm, VM_ERROR, 0, err.text);
@@ -431,10 +495,13 @@ void vm_destroy(struct vm *vm)
 		host_memory_fini(&vm->ram[i]);
 	close_trace(vm);
 	profile_file_close(vm->profile);
+	if (vm->stop_timer)
+		timer_free(vm->stop_timer);
 	clock_destroy(vm->clock);
 	event_loop_destroy(vm->loop);
 	pthread_cond_destroy(&vm->parked_changed);
 	pthread_cond_destroy(&vm->released);
 	pthread_mutex_destroy(&vm->lock);
+	free(vm->engine_options);
 	free(vm);
 }

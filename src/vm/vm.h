@@ -13,6 +13,7 @@
 #include "vm/config.h"
 
 struct vm;
+struct vm_saved; /* a machine that stands still: its state and its memory */
 
 /* Why a machine ended. */
 enum vm_end {
@@ -21,6 +22,7 @@ enum vm_end {
 	VM_DEBUG_EXIT, /* `code` is the exit status that the guest asked for */
 	VM_KILLED,     /* a triple fault, or from outside: `reason` */
 	VM_LEFT,       /* Ctrl-] */
+	VM_STOPPED,    /* config.stop_after has passed: vm_save can take it from there */
 	VM_ERROR,      /* the host or the engine failed: `reason` */
 };
 
@@ -42,6 +44,14 @@ void vm_kill(struct vm *vm, const char *reason);
 
 /* What took the guest's time so far does not count in the profile, if there is one. Any thread. */
 void vm_profile_anew(struct vm *vm);
+
+/* After vm_run has ended with VM_STOPPED: takes state and memory out of the machine, which can only be destroyed then.
+ * -ENOTSUP when it has devices that can't be saved. */
+int vm_save(struct vm *vm, struct vm_saved **saved, struct error *err);
+void vm_saved_destroy(struct vm_saved *saved);
+/* As vm_create, but the machine goes on from there instead of booting; config differs in the engine at most. Takes
+ * `saved`, also when it fails. */
+int vm_restore(struct vm **vm, const struct vm_config *config, struct vm_saved *saved, struct error *err);
 
 /* The name of the engine that runs it. */
 const char *vm_engine_name(const struct vm *vm);
