@@ -5,6 +5,7 @@ A line holds numbers for each column that ran; `rate` adds `ratio` to it (how ma
 group boot seconds, for smp the throughput of two processes beside one) and `groups` to the result."""
 import math
 
+STATISTIC = {"median": "medians", "best": "fastest units", "cpu": "CPU time of the host"}
 PEER = ("qemu", "qemu64")
 COLOUR = {"plures": "#2a7", "tcg": "#999", "kvm": "#68c"}
 
@@ -15,13 +16,13 @@ def geomean(values):
 
 
 def rate(result, statistic):
-    """Adds ratios and means. `statistic` is "median" or "best"."""
+    """Adds ratios and means. `statistic` is "median", "best" or "cpu"."""
     result["statistic"] = statistic
     for key, line in result["lines"].items():
         value = {c: n[statistic] for c, n in line.items() if isinstance(n, dict) and statistic in n}
         peers = [value[c] for c in PEER if c in value]
         if key.startswith("smp/"):
-            value = {c: line[c]["median"] for c in value}
+            value = {c: line[c]["best" if statistic == "best" else "median"] for c in value}
             peers = [value[c] for c in PEER[:1] if c in value]
         if peers:
             value["tcg"] = min(peers)
@@ -65,7 +66,7 @@ def table(result):
     lines = result["lines"]
     shown = [c for c in SHOWN if any(c in line["ratio"] for line in lines.values())]
     change = any(c in shown for c in ("before", "base")) and "plures" in shown
-    out = [f"{result['rounds']} rounds of {result['time']} s, {result['statistic']}s, load {result['load'][0]:.1f} to {result['load'][1]:.1f}, on "
+    out = [f"{result['rounds']} rounds of {result['time']} s, {STATISTIC[result['statistic']]}, load {result['load'][0]:.1f} to {result['load'][1]:.1f}, on "
            f"{result['host']['cpus']} x {result['host']['cpu']}",
            f"{'':14}{'native':>10}" + "".join(f"{HEAD[c]:>10}" for c in shown) + f"{'tcg/plures':>12}"[2:] + ("   before/now" if change else "")]
     last = None

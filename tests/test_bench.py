@@ -33,9 +33,10 @@ def test_every_program(plures, programs, tmp_path):
         for key, line in lines.items():
             assert line["plures"]["median"] > 0 and line["ratio"]["plures"] > 0, key
             assert group == "boot" or line["native"]["median"] > 0, key
+            assert group == "smp" or line["plures"]["cpu"] > 0, key
     assert set(result["groups"]["all"]) == {"plures"}
     # The same file judges what is measured later.
-    r = bench("--only", "sieve,syscall", "--columns", "plures", "--quick", "--rounds", "1", "--against", str(file))
+    r = bench("--only", "sieve,syscall", "--columns", "plures", "--quick", "--rounds", "1", "--cpu", "--against", str(file))
     assert r.returncode == 0, r.stdout + r.stderr
     assert "before/now" in r.stdout and "\nsieve " in r.stdout and "\nsyscall " in r.stdout and "\nchase " not in r.stdout
 
