@@ -10,13 +10,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "block/aio.h"
 #include "block/block_testlib.h"
 
 enum { SIZE = 8 << 20 };
@@ -400,14 +405,97 @@ static void the_hosts_errors_come_through(void **state)
 	}
 }
 
+/* In a process of its own, which may not use io_uring, as in a container. */
+static int without_io_uring(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	const struct sock_fprog program = { .len = 4, .filter = filter };
+	struct aio *aio = NULL;
+	struct fixture f;
+	uint8_t bytes[4096];
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+		return 77;
+	begin(&f, 0, SIZE);
+	if (aio_uring_create(&aio, f.loop, NULL) != -EPERM)
+		return 1;
+	make_cold(&f);
+	if (test_request(f.block, BLOCK_READ, 8192, bytes, 4096) || bytes[5] != test_byte(8197))
+		return 2;
+	if (test_request(f.block, BLOCK_FLUSH, 0, NULL, 0))
+		return 3;
+	end(&f);
+	return 0;
+}
+
+static void threads_serve_where_io_uring_is_forbidden(void **state)
+{
+	int status;
+	pid_t pid = fork();
+
+	(void)state;
+	if (!pid)
+		_exit(without_io_uring());
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77)
+		skip();
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+/* A guest that could make an image of a raw disk would choose its backing file. */
+static void a_guessed_raw_disk_stays_one(void **state)
+{
+	struct fixture f;
+	_Alignas(4096) uint8_t header[4096] = { 'Q', 'F', 'I', 0xfb, 0, 0, 0, 3 }, bytes[4096];
+	struct iovec pieces[] = {
+		{ .iov_base = header, .iov_len = 3 },
+		{ .iov_base = header + 3, .iov_len = 1000 },
+		{ .iov_base = header + 1003, .iov_len = 3093 },
+	};
+
+	(void)state;
+	assert_true(begin(&f, 0, SIZE));
+	assert_int_equal(test_request(f.block, BLOCK_WRITE, 0, header, 4096), 0); /* the user said raw */
+	assert_int_equal(test_request(f.block, BLOCK_WRITE, 0, memset(bytes, 1, sizeof(bytes)), 4096), 0);
+	block_close(f.block);
+	f.options.format = NULL;
+	assert_int_equal(open_again(&f), 0);
+	assert_string_equal(block_format(f.block), "raw");
+	assert_int_equal(test_request(f.block, BLOCK_WRITE, 0, header, 4096), -EPERM);
+	assert_non_null(strstr(f.warned, "say format=raw"));
+	assert_int_equal(test_request_iov(f.block, BLOCK_WRITE, 0, pieces, 3, 4096), -EPERM);
+	assert_int_equal(test_request(f.block, BLOCK_WRITE, 512, header, 512), 0);
+	assert_int_equal(test_request(f.block, BLOCK_READ, 0, bytes, 4096), 0);
+	assert_int_equal(bytes[0], 1);
+	/* Anything else goes there as it is. */
+	header[0] = 'q';
+	header[700] = 7;
+	assert_int_equal(test_request_iov(f.block, BLOCK_WRITE, 0, pieces, 3, 4096), 0);
+	assert_int_equal(test_request(f.block, BLOCK_READ, 0, bytes, 4096), 0);
+	assert_memory_equal(bytes, header, 4096);
+	end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(what_is_written_is_read),       cmocka_unit_test(buffers_lie_anywhere),
-		cmocka_unit_test(the_last_sector_may_be_short),  cmocka_unit_test(discards_and_zeroes),
-		cmocka_unit_test(a_file_may_change_its_size),    cmocka_unit_test(many_requests_at_once),
-		cmocka_unit_test(what_is_no_disk_is_refused),    cmocka_unit_test(two_writers_exclude_each_other),
+		cmocka_unit_test(what_is_written_is_read),
+		cmocka_unit_test(buffers_lie_anywhere),
+		cmocka_unit_test(the_last_sector_may_be_short),
+		cmocka_unit_test(discards_and_zeroes),
+		cmocka_unit_test(a_file_may_change_its_size),
+		cmocka_unit_test(many_requests_at_once),
+		cmocka_unit_test(what_is_no_disk_is_refused),
+		cmocka_unit_test(two_writers_exclude_each_other),
 		cmocka_unit_test(the_hosts_errors_come_through),
+		cmocka_unit_test(threads_serve_where_io_uring_is_forbidden),
+		cmocka_unit_test(a_guessed_raw_disk_stays_one),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
