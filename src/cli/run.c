@@ -395,15 +395,15 @@ static const struct cli_option options[] = {
 	  .kind = CLI_CALL,
 	  .value = "FILE[,KEY=VALUE]...",
 	  .call = add_disk,
-	  .help = "Adds a disk: a file or block device with its bytes. The first is /dev/vda in the guest, the next "
-		  "/dev/vdb. "
-		  "Keys: format=raw says that FILE is no image of any kind, which is otherwise found out by looking; "
-		  "readonly; "
-		  "serial=TEXT; cache=writeback (the host's page cache, unless given), none (around it) or unsafe "
-		  "(nothing is "
-		  "ever flushed); iops=N and bps=SIZE limit requests and bytes a second; queues=N, one for each CPU "
-		  "unless given; "
-		  "aio=threads does without io_uring." },
+	  .help =
+	      "Adds a disk: an image in a file, or a block device. The first is /dev/vda in the guest, the next "
+	      "/dev/vdb. "
+	      "Keys: format=raw or qcow2, found out by looking unless given; readonly; serial=TEXT; cache=writeback "
+	      "(the "
+	      "host's page cache, unless given), none (around it) or unsafe (nothing is ever flushed); iops=N and "
+	      "bps=SIZE "
+	      "limit requests and bytes a second; queues=N, one for each CPU unless given; aio=threads does without "
+	      "io_uring." },
 	{ .name = "rng",
 	  .kind = CLI_FLAG,
 	  .offset = offsetof(struct options, rng),
