@@ -46,6 +46,7 @@ struct soft_map {
 };
 enum {
 	SOFT_MAP_XSAVE = 1, /* rax and rdx are in scratch[0] and [1] */
+	SOFT_MAP_LOOP = 3,  /* the values of registers in `borrowed` are in gpr[] */
 	SOFT_MAP_STACK = 2, /* an address that is not canonical is #SS */
 };
 
@@ -66,6 +67,7 @@ struct soft_block {
 	uint8_t *start, *end; /* all of its code, executable view */
 	struct soft_map *map;
 	unsigned maps;
+	uint16_t borrowed; /* guest registers that a loop's fast code uses for itself */
 	struct soft_link link[SOFT_BLOCK_LINKS];
 	struct soft_link *in;            /* links into this block */
 	struct soft_block *page_next[2]; /* the lists of its pages */

@@ -415,13 +415,13 @@ const void *soft_next(struct soft_cpu *cpu)
 
 /* ---- Faults of copied instructions ---- */
 
-static void take_registers(struct soft_cpu *cpu, const greg_t *g)
+static void take_registers(struct soft_cpu *cpu, const greg_t *g, unsigned but)
 {
 	enum { NOT_HELD = -1 }; /* and not 0, which is REG_R8 */
 	static const int8_t reg[16] = { REG_RAX, REG_RCX, REG_RDX,  REG_RBX,  REG_R15, REG_RBP, REG_RSI, REG_RDI,
 					REG_R8,  REG_R9,  NOT_HELD, NOT_HELD, REG_R12, REG_R13, REG_R14, NOT_HELD };
 	for (unsigned i = 0; i < 16; i++) {
-		if (reg[i] != NOT_HELD)
+		if (reg[i] != NOT_HELD && !(but >> i & 1))
 			cpu->gpr[i] = (uint64_t)g[reg[i]];
 	}
 }
@@ -472,7 +472,7 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 		return;
 	}
 	profile_count(cpu, PROFILE_HOST_FAULT);
-	take_registers(cpu, g);
+	take_registers(cpu, g, m->special == SOFT_MAP_LOOP ? b->borrowed : 0);
 	if (m->special == SOFT_MAP_XSAVE) {
 		cpu->gpr[0] = cpu->scratch[0];
 		cpu->gpr[2] = cpu->scratch[1];

@@ -42,6 +42,32 @@ struct trans_stub {
 	enum flag_state before, done; /* of the flags at resume and at after */
 };
 
+/* A loop of one block (trans_loop.c). */
+enum { TRANS_LOOP_STREAMS = 6, TRANS_LOOP_BAILS = 64 };
+struct trans_stream {
+	uint8_t insn; /* the first operand of it */
+	uint8_t host; /* the register that holds its host address */
+	bool write;
+	int stride;     /* bytes an iteration */
+	int64_t origin; /* that operand's offset from base + index * scale at the iteration's start */
+	int lo, hi;     /* what one iteration touches, from there */
+};
+struct trans_bail {
+	uint8_t *branch;
+	uint8_t insn;
+	enum flag_state flags;
+};
+struct trans_loop {
+	unsigned copies, copy; /* of the body in fast code; the one under way */
+	bool fast;             /* it is fast code that is being emitted */
+	uint16_t borrowed;     /* registers */
+	unsigned streams, bails;
+	struct trans_stream stream[TRANS_LOOP_STREAMS];
+	struct trans_bail bail[TRANS_LOOP_BAILS];
+	uint8_t member[64]; /* of each instruction's operand: its stream, or 0xff */
+	int offset[64];     /* ... and its offset from the stream's origin */
+};
+
 /* An exit that waits to be emitted out of line: a conditional branch's taken side, or a kick's. */
 struct trans_exit {
 	uint8_t *branch;
@@ -82,7 +108,7 @@ struct trans {
 	enum flag_state flags;
 	struct trans_stub stub[TRANS_MAX * 2];
 	unsigned stubs;
-	struct trans_exit exit[16];
+	struct trans_exit exit[32];
 	unsigned exits;
 	struct soft_map map[TRANS_MAX * 4];
 	unsigned maps;
@@ -96,10 +122,13 @@ struct trans {
 		int16_t offset; /* of this instruction's own access, when `member` */
 		bool member;
 	} group[TRANS_MAX];
+	struct trans_loop loop;
 	bool in_group;
 	unsigned group_last;
 	int group_min;
-	int disp; /* of the op under way from T0 */
+	int disp;          /* of the op under way from `base` */
+	unsigned base;     /* T0, but in loops */
+	uint16_t reserved; /* registers that an op must not borrow */
 	struct cache_lessons lessons;
 	const uint8_t *page; /* the first page's bytes */
 	bool failed;         /* out of memory for what the block needs */
@@ -142,6 +171,8 @@ static inline uint32_t gpr_off(unsigned guest)
 
 /* The exception that the instruction raises in this mode before it does anything, or -1. */
 int trans_fault_of(const struct trans *t, const struct insn *in);
+/* Emits instruction i. */
+void trans_insn(struct trans *t, unsigned i);
 /* The op to translate it by: the row's, the slow form, or an OP_*_INLINE. */
 unsigned trans_op_of(const struct trans *t, const struct insn *in);
 
@@ -185,6 +216,11 @@ static inline uint32_t how_operand(const struct insn *in, unsigned size, unsigne
 /* The check alone: afterwards T0 is the host address. Returns the stub, for its `op`, `after` and `done`; NULL if full. */
 struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how);
 
+/* Its two parts: T0 ^= tag, and a branch (its displacement is the last thing emitted) when it misses; then T0 += host. T1
+ * must be left alone in between. */
+void trans_tlb_check(struct trans *t, uint32_t how);
+void trans_tlb_add_host(struct trans *t);
+
 /* ---- trans_group.c ---- */
 
 /* Finds the groups of the decoded block. */
@@ -194,6 +230,18 @@ void trans_group_step(struct trans *t, unsigned i);
 /* Is instruction i's access one that a group's check has covered? Then T0 + t->disp is where it goes. */
 bool trans_grouped(struct trans *t, unsigned i);
 
+/* Does the instruction change a guest register? */
+bool trans_writes_register(const struct insn *in, unsigned reg);
+
+/* ---- trans_loop.c ---- */
+
+/* Is the decoded block a loop that this file can do? Then trans_loop emits all of it. */
+bool trans_is_loop(struct trans *t);
+void trans_loop(struct trans *t);
+/* In a loop's fast code: is instruction i's operand at t->base + t->disp? Otherwise its address, in T0, is checked thus. */
+bool trans_loop_access(struct trans *t, unsigned i);
+void trans_loop_check(struct trans *t, unsigned i, uint32_t how);
+
 /* ---- trans_copy.c ---- */
 void trans_copy(struct trans *t, unsigned i);
 void trans_masked(struct trans *t, unsigned i);
@@ -201,12 +249,15 @@ trans_op op_copy; /* its part after the check */
 
 /* ---- trans_flow.c ---- */
 void trans_jcc(struct trans *t, unsigned i);
-void trans_loop(struct trans *t, unsigned i);
+void trans_loop_insn(struct trans *t, unsigned i);
 void trans_jmp(struct trans *t, unsigned i);
 void trans_call(struct trans *t, unsigned i);
 void trans_ret(struct trans *t, unsigned i);
 void trans_jmp_ind(struct trans *t, unsigned i);
 void trans_call_ind(struct trans *t, unsigned i);
+/* Goes to rip by the block's link k; or to the dispatcher, at rip. */
+void trans_edge(struct trans *t, unsigned k, uint64_t rip, unsigned from);
+void trans_dispatch(struct trans *t, uint64_t rip);
 /* Leaves for the dispatcher at rip if kicked. */
 void trans_poll(struct trans *t, uint64_t rip);
 /* Ends the block by going on at instruction n. */

@@ -89,7 +89,7 @@ static void plan_fields(struct trans *t, const struct insn *in, struct plan *p)
 	p->field[FIELD_VVVV].kind = in->enc == ENC_LEGACY ? REG_NONE : row->vvvv_kind;
 	p->field[FIELD_VVVV].acc = row->vvvv_acc;
 	p->field[FIELD_VVVV].guest = in->vvvv;
-	p->used = row->implicit_read | row->implicit_written | 1u << HOST_RSP;
+	p->used = row->implicit_read | row->implicit_written | 1u << HOST_RSP | t->reserved;
 	if (in->mem || t->in_group)
 		p->used |= 1u << T0;
 	for (unsigned k = 0; k < FIELDS; k++) {
@@ -121,7 +121,7 @@ static void plan_no_rex(struct trans *t, const struct insn *in, struct plan *p)
 {
 	if (in->mem) {
 		p->base = borrow(t, p, true);
-		emit_mov(&t->e, 8, p->base, T0);
+		emit_mov(&t->e, 8, p->base, t->base);
 	}
 	for (unsigned k = 0; k < FIELDS; k++) {
 		if (p->field[k].kind != REG_GPR || p->field[k].high8 || p->field[k].host < 8)
@@ -231,11 +231,11 @@ void op_copy(struct trans *t, unsigned i)
 	if ((in->flags_read | (in->flags_written ? passing : 0)) & FLAG_ARITH)
 		trans_need_flags(t);
 
-	struct plan p = { .base = T0 };
+	struct plan p = { .base = t->base };
 	plan_fields(t, in, &p);
 	if (p.no_rex)
 		plan_no_rex(t, in, &p);
-	trans_map(t, i, 0);
+	trans_map(t, i, t->loop.fast ? SOFT_MAP_LOOP : 0);
 	if (in->enc == ENC_LEGACY)
 		emit_legacy(t, in, &p);
 	else

@@ -63,7 +63,7 @@ uint16_t trans_flags_needed(struct trans *t, uint64_t rip)
 	return needed | unknown;
 }
 
-static void leave(struct trans *t, uint64_t rip)
+void trans_dispatch(struct trans *t, uint64_t rip)
 {
 	trans_clobber(t, FLAG_ARITH);
 	trans_set_rip(t, rip);
@@ -107,11 +107,11 @@ static uint8_t *edge_checks(struct trans *t, struct soft_link *link, uint64_t ri
 }
 
 /* Goes to rip, at the end of straight-line code. */
-static void edge(struct trans *t, unsigned k, uint64_t rip, unsigned from)
+void trans_edge(struct trans *t, unsigned k, uint64_t rip, unsigned from)
 {
 	struct soft_link *link = &t->b->link[k];
 	if (!linked(t)) {
-		leave(t, rip);
+		trans_dispatch(t, rip);
 		return;
 	}
 	uint8_t *miss = edge_checks(t, link, rip, from);
@@ -145,7 +145,7 @@ static void land(struct trans *t, unsigned i)
 {
 	pop_entry(&t->e, 8);
 	t->flags = FLAGS_SAVED;
-	edge(t, 1, trans_rip(t, i + 1), i);
+	trans_edge(t, 1, trans_rip(t, i + 1), i);
 	t->done = true;
 }
 
@@ -154,7 +154,7 @@ static void call_edge(struct trans *t, uint64_t rip, unsigned i)
 {
 	struct soft_link *link = &t->b->link[0];
 	if (!linked(t)) {
-		leave(t, rip);
+		trans_dispatch(t, rip);
 		t->done = true;
 		return;
 	}
@@ -174,7 +174,7 @@ void trans_poll(struct trans *t, uint64_t rip)
 
 void trans_fall_through(struct trans *t)
 {
-	edge(t, 1, trans_rip(t, t->n), t->n ? t->n - 1 : 0);
+	trans_edge(t, 1, trans_rip(t, t->n), t->n ? t->n - 1 : 0);
 	t->done = true;
 }
 
@@ -195,11 +195,11 @@ void trans_jcc(struct trans *t, unsigned i)
 		*link = (struct soft_link){ .rip = target, .from = t->b, .patch = t->exit[t->exits - 1].branch };
 		(void)trans_flags_needed(t, target);
 	}
-	edge(t, 1, trans_rip(t, i + 1), i);
+	trans_edge(t, 1, trans_rip(t, i + 1), i);
 	t->done = true;
 }
 
-void trans_loop(struct trans *t, unsigned i)
+void trans_loop_insn(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
 	if (in->opcode <= 0xe1)
@@ -210,7 +210,7 @@ void trans_loop(struct trans *t, unsigned i)
 	emit8(&t->e, in->opcode);
 	uint8_t *rel = t->e.p;
 	emit8(&t->e, 0);
-	edge(t, 1, trans_rip(t, i + 1), i);
+	trans_edge(t, 1, trans_rip(t, i + 1), i);
 	/* edge's code is longer than a byte's reach only with both checks and a wide target; so jump over it. */
 	t->flags = flags;
 	if (t->e.p - (rel + 1) > 127) {
@@ -218,13 +218,13 @@ void trans_loop(struct trans *t, unsigned i)
 		return;
 	}
 	*rel = (uint8_t)(t->e.p - (rel + 1));
-	edge(t, 0, branch_target(t, i), i);
+	trans_edge(t, 0, branch_target(t, i), i);
 	t->done = true;
 }
 
 void trans_jmp(struct trans *t, unsigned i)
 {
-	edge(t, 0, branch_target(t, i), i);
+	trans_edge(t, 0, branch_target(t, i), i);
 	t->done = true;
 }
 
@@ -542,11 +542,11 @@ void trans_emit_exits(struct trans *t)
 			emit_call_gs(e, CPU_OFF(thunk) + 8 * SOFT_THUNK_HOT);
 		} else if (x.link == EXIT_RECHECK) {
 			emit_gs_store_imm(e, 4, CPU_OFF(recheck), 1);
-			leave(t, x.rip);
+			trans_dispatch(t, x.rip);
 		} else if (x.link == EXIT_RIP) {
-			leave(t, x.rip);
+			trans_dispatch(t, x.rip);
 		} else {
-			edge(t, x.link, x.rip, x.from);
+			trans_edge(t, x.link, x.rip, x.from);
 		}
 	}
 }

@@ -34,7 +34,7 @@ static bool by_register(const struct trans *t, const struct insn *in)
 	       in->disp >= -4096 && in->disp <= 4096;
 }
 
-static bool writes_register(const struct insn *in, unsigned reg)
+bool trans_writes_register(const struct insn *in, unsigned reg)
 {
 	const struct insn_row *row = in->row;
 	if (row->implicit_written & 1u << reg)
@@ -48,13 +48,13 @@ static bool writes_register(const struct insn *in, unsigned reg)
 		return true;
 	/* High bytes: AH belongs to register 0. */
 	return in->opsize == 1 && reg < 4 &&
-	       writes_register(&(struct insn){ .row = row,
-					       .reg = in->reg,
-					       .rm = in->rm,
-					       .has_modrm = in->has_modrm,
-					       .mem = in->mem,
-					       .opsize = 4 },
-			       reg + 4);
+	       trans_writes_register(&(struct insn){ .row = row,
+						     .reg = in->reg,
+						     .rm = in->rm,
+						     .has_modrm = in->has_modrm,
+						     .mem = in->mem,
+						     .opsize = 4 },
+				     reg + 4);
 }
 
 /* ADD or SUB of a constant to the whole base. */
@@ -73,7 +73,7 @@ static struct role copy_role(const struct trans *t, const struct insn *in, unsig
 	struct role r = { .fits = true };
 	if (adds_constant(t, in, base, &r.moves))
 		return r;
-	r.last = writes_register(in, base);
+	r.last = trans_writes_register(in, base);
 	if (in->mem && in->mem_acc && in->mem_size) {
 		r.access = by_register(t, in) && in->base == base && in->mem_size <= 64;
 		r.fits = r.access;
@@ -237,6 +237,8 @@ void trans_group_step(struct trans *t, unsigned i)
 
 bool trans_grouped(struct trans *t, unsigned i)
 {
+	if (t->loop.fast)
+		return trans_loop_access(t, i);
 	if (!t->in_group || i > t->group_last)
 		return false;
 	t->disp = t->group[i].offset - t->group_min;

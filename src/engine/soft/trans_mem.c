@@ -193,10 +193,25 @@ static void slot_check(struct trans *t, struct trans_stub *s, unsigned n)
 	trans_map(t, s->insn, s->how & SOFT_HOW_STACK ? SOFT_MAP_STACK : 0); /* an empty slot may match */
 }
 
-struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how)
+void trans_tlb_check(struct trans *t, uint32_t how)
 {
 	struct emit *e = &t->e;
 	_Static_assert(sizeof(struct soft_tlb_entry) == 32, "the index computation scales by 32");
+	emit_mov(e, 4, T1, T0);
+	emit_shift(e, 4, 5, T1, 12 - 5);
+	emit_alu_imm(e, 4, 4, T1, (SOFT_TLB_SIZE - 1) << 5);
+	emit_gs_index(e, EMIT_XOR, 8, T0, T1, tag_off(t, how));
+	emit_alu_imm(e, 8, 7, T0, 4096 - (int32_t)(how & SOFT_HOW_SIZE));
+	emit_jcc(e, CC_A, false);
+}
+
+void trans_tlb_add_host(struct trans *t)
+{
+	emit_gs_index(&t->e, EMIT_ADD, 8, T0, T1, tlb_off(t, (uint32_t)offsetof(struct soft_tlb_entry, host)));
+}
+
+struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how)
+{
 	assert(t->flags != FLAGS_HOST && !t->in_group);
 	struct trans_stub *s = new_stub(t, i, how);
 	if (!s)
@@ -206,23 +221,24 @@ struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how)
 		slot_check(t, s, (unsigned)slot);
 		return s;
 	}
-	emit_mov(e, 4, T1, T0);
-	emit_shift(e, 4, 5, T1, 12 - 5);
-	emit_alu_imm(e, 4, 4, T1, (SOFT_TLB_SIZE - 1) << 5);
-	emit_gs_index(e, EMIT_XOR, 8, T0, T1, tag_off(t, how));
-	emit_alu_imm(e, 8, 7, T0, 4096 - (int32_t)(how & SOFT_HOW_SIZE));
-	s->branch = emit_jcc(e, CC_A, false);
-	emit_gs_index(e, EMIT_ADD, 8, T0, T1, tlb_off(t, (uint32_t)offsetof(struct soft_tlb_entry, host)));
-	s->resume = e->p;
+	trans_tlb_check(t, how);
+	s->branch = t->e.p - 4;
+	trans_tlb_add_host(t);
+	s->resume = t->e.p;
 	return s;
 }
 
 void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op)
 {
+	t->disp = 0;
+	if (t->loop.fast) {
+		trans_loop_check(t, i, how);
+		op(t, i);
+		return;
+	}
 	struct trans_stub *s = trans_check(t, i, how);
 	if (!s)
 		return;
-	t->disp = 0;
 	op(t, i);
 	s->op = op;
 	s->after = t->e.p;
@@ -248,7 +264,7 @@ void trans_access_operand(struct trans *t, unsigned i, uint32_t how, trans_op *o
 {
 	struct emit *e = &t->e;
 	uint64_t address;
-	if (!constant_address(t, i, how & SOFT_HOW_SIZE, &address)) {
+	if (t->loop.fast || !constant_address(t, i, how & SOFT_HOW_SIZE, &address)) {
 		trans_linear(t, i, how);
 		trans_access(t, i, how, op);
 		return;

@@ -285,7 +285,7 @@ static void emit_heat(struct trans *t)
 	trans_heat(t);
 }
 
-static void emit_insn(struct trans *t, unsigned i)
+void trans_insn(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
 	int fault = trans_fault_of(t, in);
@@ -325,7 +325,7 @@ static void emit_insn(struct trans *t, unsigned i)
 		break;
 	case OP_LOOP:
 	case OP_JCXZ:
-		trans_loop(t, i);
+		trans_loop_insn(t, i);
 		break;
 	case OP_PUSH:
 		trans_push(t, i);
@@ -385,7 +385,7 @@ static void emit_body(struct trans *t)
 	bool after_sti = false;
 	for (unsigned i = 0; i < t->n && !t->done; i++) {
 		trans_group_step(t, i);
-		emit_insn(t, i);
+		trans_insn(t, i);
 		bool sti = trans_op_of(t, &t->insn[i]) == OP_STI;
 		if (i + 1 == t->n && sti)
 			emit_gs_store_imm(&t->e, 4, CPU_OFF(shadow), 1);
@@ -403,11 +403,17 @@ static bool emit_block(struct trans *t, const struct soft_room *room)
 {
 	t->e = (struct emit){ .p = room->code, .to_exec = room->to_exec };
 	t->stubs = t->exits = t->maps = 0;
-	t->failed = t->done = t->in_group = false;
+	t->failed = t->done = t->in_group = t->loop.fast = false;
+	t->base = T0;
+	t->reserved = 0;
 	memset(t->b->link, 0, sizeof(t->b->link));
+	bool loop = trans_is_loop(t);
 	emit_entries(t);
 	emit_heat(t);
-	emit_body(t);
+	if (loop)
+		trans_loop(t);
+	else
+		emit_body(t);
 	t->in_group = false;
 	trans_emit_stubs(t);
 	trans_emit_exits(t);

@@ -30,6 +30,7 @@ struct soft_vm {
 	struct soft_cache *cache;
 	bool small_cache;   /* little room for translated code: it is dropped often */
 	bool all_hot;       /* each block is translated as if it had been run often */
+	bool no_loops;      /* loops are translated as other blocks */
 	bool no_slots;      /* all memory operands are checked by the TLB */
 	bool no_groups;     /* each access has its own check */
 	unsigned max_block; /* instructions in a block at most */
