@@ -212,13 +212,14 @@ static inline void test_user(struct test_machine *m)
 	m->state.rflags |= 3 << 12;
 }
 
-static inline int test_setup(void **state)
+/* With options of the engine's, or NULL. */
+static inline int test_setup_with(void **state, const char *options)
 {
 	static const struct engine_callbacks callbacks = { .pio = test_pio,
 							   .mmio = test_mmio,
 							   .interrupt_ack = test_ack };
 	struct test_machine *m = aligned_alloc(64, (sizeof(*m) + 63) & ~(size_t)63);
-	struct engine_config config = { .vcpus = 1 };
+	struct engine_config config = { .vcpus = 1, .options = options };
 	struct error err;
 	memset(m, 0, sizeof(*m));
 	m->ram = mmap(NULL, TEST_RAM + 0x1000, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -234,6 +235,11 @@ static inline int test_setup(void **state)
 	test_state(m);
 	*state = m;
 	return 0;
+}
+
+static inline int test_setup(void **state)
+{
+	return test_setup_with(state, NULL);
 }
 
 static inline int test_teardown(void **state)

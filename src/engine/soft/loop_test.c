@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* loop_test.c - loops of one block, as trans_loop.c lays them out and as other blocks are: both must leave the same. Each runs from
+ * several places, so that it meets the ends of pages, devices and pages that are not there at every copy of its body. */
+#include "engine/soft/test_machine.h"
+
+enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
+enum { SPACE = 0x8000, COUNT = 150 };
+#define ARITHMETIC 0x8d5
+
+/* RSI and RDI walk or stand, RCX counts down, R8 up; R9 is a mask. */
+#define LOOP(name, body) CODE64(name, "1: " body "; jnz 1b")
+LOOP(copies, "mov rax, [rsi]; mov [rdi], rax; add rsi, 8; add rdi, 8; dec rcx");
+LOOP(backwards, "mov rax, [rsi + 24]; add [rdi], rax; sub rsi, 8; lea rdi, [rdi - 16]; dec rcx");
+LOOP(indexed, "movzx eax, byte ptr [rsi + r8]; add rdx, rax; mov [rdi + r8 * 4], edx; inc r8; dec rcx");
+LOOP(vectors,
+     "vmovdqu ymm0, [rsi]; vpaddd ymm1, ymm1, ymm0; vmovdqu [rdi + 64], ymm1; add rsi, 32; add rdi, 32; dec rcx");
+LOOP(strided, "mov al, [rsi]; xor [rsi + 1], al; mov dl, [rsi + 70]; add rsi, 100; dec rcx");
+LOOP(table,
+     "movzx eax, byte ptr [rsi]; xor rax, rdx; and rax, r9; mov rdx, [rdi + rax * 8]; mov [rsi], dl; inc rsi; dec rcx");
+LOOP(in_memory, "mov r10, [rsi]; add r11, r10; mov [rsi + 8], r11; adc r15, r11; add rsi, 8; dec rcx");
+LOOP(high, "mov ah, [rsi]; add al, ah; mov [rdi], ah; inc rsi; inc rdi; dec rcx");
+LOOP(same_place, "add [rdi], rcx; mov rdx, [rdi]; add rsi, 4; mov [rsi], edx; dec rcx");
+LOOP(aligned, "movaps xmm0, [rsi]; addps xmm1, xmm0; add rsi, 24; dec rcx");
+LOOP(divides, "mov eax, [rsi]; xor edx, edx; div dword ptr [rdi]; mov [rdi + 8], edx; add rsi, 4; add rdi, 4; dec rcx");
+LOOP(flags, "mov rax, [rsi]; sbb rdx, rax; mov [rsi], rdx; setc [rdi]; inc rdi; lea rsi, [rsi + 8]; dec rcx");
+LOOP(carries, "mov rax, [rsi]; adc [rdi], rax; lea rsi, [rsi + 8]; lea rdi, [rdi + 8]; dec rcx");
+LOOP(many,
+     "mov eax, [rsi]; add eax, [rdi]; add eax, [rbx]; add eax, [rbp]; mov [r12], eax; mov [r13], eax; add rsi, 4; "
+     "add rdi, 4; add rbx, 4; add rbp, 4; add r12, 4; add r13, 4; dec rcx");
+LOOP(own_code, "mov eax, [rsi]; mov [rdi + 0x1000], eax; add rsi, 4; add rdi, 4; dec rcx");
+
+struct pair {
+	void *hot, *plain;
+};
+
+static int setup(void **state)
+{
+	struct pair *p = calloc(1, sizeof(*p));
+	*state = p;
+	return test_setup_with(&p->hot, "all-hot") < 0 || test_setup_with(&p->plain, "no-loops") < 0 ? -1 : 0;
+}
+
+static int teardown(void **state)
+{
+	struct pair *p = *state;
+	test_teardown(&p->hot);
+	test_teardown(&p->plain);
+	free(p);
+	return 0;
+}
+
+/* What is mapped where the loops reach. */
+enum layout { ALL, A_PAGE_ABSENT, A_PAGE_READONLY, A_DEVICE, LAYOUTS };
+
+static void prepare(struct test_machine *m, unsigned at, enum layout layout)
+{
+	static const unsigned access[LAYOUTS] = { TEST_WRITABLE, TEST_ABSENT, TEST_READONLY, TEST_WRITABLE };
+	test_state(m);
+	for (unsigned n = 0; n < 16; n++)
+		test_page(m, n, TEST_WRITABLE);
+	test_page(m, 5, access[layout]);
+	if (layout == A_DEVICE)
+		test_put(m, TEST_TABLES + 0x3000 + 5 * 8, TEST_DEVICE | 3, 8);
+	for (unsigned i = 0; i < 2 * SPACE; i++)
+		m->ram[TEST_DATA + i] = (uint8_t)(i * 37 + (i >> 8) * 11 + 1);
+	for (unsigned r = 0; r < 16; r++)
+		m->state.gpr[r] = r == RSP ? TEST_STACK : 0x1111 * r;
+	m->state.gpr[RSI] = TEST_DATA + 0x4000 + at;
+	m->state.gpr[RDI] = TEST_DATA + 0x4400 + at * 3;
+	m->state.gpr[RBX] = TEST_DATA + 0x5800 + at;
+	m->state.gpr[RBP] = TEST_DATA + 0x6000 + at;
+	m->state.gpr[R12] = TEST_DATA + 0x4e00 + at;
+	m->state.gpr[R13] = TEST_DATA + 0x7000 + at;
+	m->state.gpr[R8] = at % 7;
+	m->state.gpr[R9] = 0xff;
+	m->state.gpr[RCX] = COUNT;
+	m->state.cr0 |= 1 << 16;
+}
+
+static void compare(const struct test_machine *a, const struct test_machine *b, uint64_t flags)
+{
+	assert_memory_equal(a->state.gpr, b->state.gpr, sizeof(a->state.gpr));
+	assert_int_equal(a->state.rflags & flags, b->state.rflags & flags);
+	assert_memory_equal(a->ram + TEST_DATA, b->ram + TEST_DATA, 2 * SPACE);
+	for (unsigned n = 0; n < 2; n++) {
+		uint8_t x[32], y[32];
+		test_get_ymm(a, n, x);
+		test_get_ymm(b, n, y);
+		assert_memory_equal(x, y, 32);
+	}
+	assert_int_equal(a->mmio_count, b->mmio_count);
+}
+
+static void run_both(struct pair *p, const uint8_t *code, const uint8_t *end)
+{
+	struct test_machine *hot = p->hot, *plain = p->plain;
+	for (enum layout layout = ALL; layout < LAYOUTS; layout++) {
+		for (unsigned at = 0; at < 0xc00; at += 0x57) {
+			prepare(hot, at, layout);
+			prepare(plain, at, layout);
+			engine_soft.vcpu_set_state(hot->vcpu, &hot->state);
+			int vector = test_run_at(hot, code, end);
+			assert_int_equal(vector, test_run_at(plain, code, end));
+			if (vector != TEST_NO_VECTOR) {
+				/* Flags that nobody will read may be old in it. */
+				hot->frame.rflags |= ARITHMETIC, plain->frame.rflags |= ARITHMETIC;
+				assert_memory_equal(&hot->frame, &plain->frame, sizeof(hot->frame));
+			}
+			compare(hot, plain, vector == TEST_NO_VECTOR ? ~UINT64_C(0) : ~(uint64_t)ARITHMETIC);
+		}
+	}
+}
+
+#define TEST(name)                                  \
+	static void test_##name(void **state)       \
+	{                                           \
+		run_both(*state, name, name##_end); \
+	}
+TEST(copies)
+TEST(backwards)
+TEST(indexed)
+TEST(vectors)
+TEST(strided)
+TEST(table)
+TEST(in_memory)
+TEST(high)
+TEST(same_place)
+TEST(aligned)
+TEST(divides)
+TEST(flags)
+TEST(carries)
+TEST(many)
+
+/* A loop that writes over itself, upwards: the copies that were laid out must not outlive the bytes. */
+static void test_own_code(void **state)
+{
+	struct pair *p = *state;
+	for (unsigned back = 0; back < 0x80; back += 4) {
+		struct test_machine *m[2] = { p->hot, p->plain };
+		for (unsigned k = 0; k < 2; k++) {
+			prepare(m[k], 0, ALL);
+			memset(m[k]->ram + TEST_DATA + 0x4000, 0x90, 0x400);
+			m[k]->state.gpr[RDI] = TEST_CODE - 0x1000 - back;
+			m[k]->state.gpr[RCX] = 8 + back / 4;
+			m[k]->state.gpr[RSI] = TEST_DATA + 0x4000;
+		}
+		int vector = test_run(m[0], own_code);
+		assert_int_equal(vector, test_run(m[1], own_code));
+		compare(m[0], m[1], ~UINT64_C(0));
+	}
+}
+
+int main(void)
+{
+#define ROW(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		ROW(copies),  ROW(backwards), ROW(indexed), ROW(vectors),    ROW(strided),
+		ROW(table),   ROW(in_memory), ROW(high),    ROW(same_place), ROW(aligned),
+		ROW(divides), ROW(flags),     ROW(carries), ROW(many),       ROW(own_code),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
