@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "api/api.h"
 #include "base/memory.h"
 #include "base/size.h"
 #include "cli/cli.h"
@@ -203,7 +204,7 @@ static void say_what(const struct options *o, const struct vm *vm)
 }
 
 /* Runs a machine until it ends or is to move. */
-static int run_once(const struct options *o, struct vm *vm, struct watcher *watcher, struct vm_result *result)
+static int run_watched(const struct options *o, struct vm *vm, struct watcher *watcher, struct vm_result *result)
 {
 	struct error err;
 	bool terminal = o->config.console_escape;
@@ -223,6 +224,22 @@ static int run_once(const struct options *o, struct vm *vm, struct watcher *watc
 	if (terminal)
 		fputc('\n', stderr);
 	return CLI_OK;
+}
+
+/* The same for a machine that others can find. */
+static int run_once(const struct options *o, struct vm *vm, struct watcher *watcher, struct vm_result *result)
+{
+	struct error err = { "" };
+	struct api *api;
+	int rc = api_create(&api, vm, o->config.name, &err);
+
+	if (rc == -EINVAL)
+		return cli_usage(&verb_run, &err);
+	if (rc && o->config.name) /* else nobody has asked for it: there may be no place to put it */
+		return cli_fail(CLI_ERROR, "%s", err.text);
+	int status = run_watched(o, vm, watcher, result);
+	api_destroy(api);
+	return status;
 }
 
 /* Has a machine that has stopped go on in another one, on the engine of its next move. *vm is NULL when that fails. */
@@ -471,7 +488,8 @@ static const struct cli_option options[] = {
 	  .kind = CLI_STRING,
 	  .offset = CONFIG(name),
 	  .value = "NAME",
-	  .help = "What the machine is called. Its network cards' addresses are made of it; without it, of its first "
+	  .help = "What the machine is called, by which other verbs find it. Its network cards' addresses are made of "
+		  "it; without it, of its first "
 		  "disk or "
 		  "its kernel." },
 	{ .name = "engine",

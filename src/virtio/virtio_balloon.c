@@ -238,12 +238,22 @@ void virtio_balloon_set_target(struct virtio *v, uint64_t bytes)
 	virtio_config_set(v, CONFIG_TARGET, pages, sizeof(pages));
 }
 
-uint64_t virtio_balloon_actual(struct virtio *v)
+static uint64_t config_bytes(struct virtio *v, unsigned offset)
 {
 	uint8_t pages[4];
 
-	virtio_config_read(v, CONFIG_ACTUAL, pages, sizeof(pages));
+	virtio_config_read(v, offset, pages, sizeof(pages));
 	return (uint64_t)bytes_le32(pages) << PAGE_SHIFT;
+}
+
+uint64_t virtio_balloon_target(struct virtio *v)
+{
+	return config_bytes(v, CONFIG_TARGET);
+}
+
+uint64_t virtio_balloon_actual(struct virtio *v)
+{
+	return config_bytes(v, CONFIG_ACTUAL);
 }
 
 void virtio_balloon_stats(struct virtio *v, uint64_t stats[BALLOON_STATS])

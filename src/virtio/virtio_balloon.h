@@ -30,6 +30,7 @@ enum virtio_balloon_stat {
 /* v is one that virtio_balloon_create made. */
 /* Asks the guest to have this much in the balloon. */
 void virtio_balloon_set_target(struct virtio *v, uint64_t bytes);
+uint64_t virtio_balloon_target(struct virtio *v);
 /* How much it says is in it. */
 uint64_t virtio_balloon_actual(struct virtio *v);
 void virtio_balloon_stats(struct virtio *v, uint64_t stats[BALLOON_STATS]);

@@ -32,6 +32,7 @@ struct ioapic;
 struct lapic;
 struct lapic_bus;
 struct pci;
+struct virtio;
 
 enum vm_request { REQUEST_NONE, REQUEST_RESET, REQUEST_END };
 
@@ -66,6 +67,7 @@ struct vm {
 	struct pci *pci;
 	bool pirq[4];           /* PCI's interrupt lines, changed with its lock held */
 	struct device *devices; /* in order of creation */
+	struct virtio *balloon; /* one of them, or NULL */
 	struct lapic_bus *lapics;
 	struct i8259 *pic;
 	atomic_bool extint; /* the level of its output, for an engine with local APICs of its own */

@@ -58,6 +58,30 @@ const char *vm_engine_name(const struct vm *vm);
 /* What its probe said, and, where auto chose it, why not those that it prefers. */
 const char *vm_engine_why(const struct vm *vm);
 
+/* ---- for the API; on the event loop's thread, or while it does not run ---- */
+
+struct event_loop *vm_event_loop(struct vm *vm);
+
+struct vm_info {
+	const char *engine;
+	uint64_t memory;
+	unsigned cpus;
+};
+
+void vm_get_info(const struct vm *vm, struct vm_info *info);
+
+enum { VM_BALLOON_STATISTICS = 10 };
+extern const char *const vm_balloon_statistics[VM_BALLOON_STATISTICS];
+
+struct vm_balloon {
+	uint64_t target, actual;                   /* bytes */
+	uint64_t statistic[VM_BALLOON_STATISTICS]; /* bytes or counts; UINT64_MAX: the guest has not said */
+};
+
+/* -ENODEV when the machine has none; -EINVAL when the target is more than its memory. */
+int vm_get_balloon(struct vm *vm, struct vm_balloon *balloon, struct error *err);
+int vm_set_balloon(struct vm *vm, uint64_t target, struct error *err);
+
 /* vm may be NULL. */
 void vm_destroy(struct vm *vm);
 

@@ -351,6 +351,8 @@ static int make_devices(struct vm *vm, struct error *err)
 
 		env.index = same_kind_before(vm, i);
 		rc = kind->create(&v, &env, wanted->options, err);
+		if (!rc && !strcmp(wanted->kind, "balloon"))
+			vm->balloon = v;
 		if (!rc)
 			rc = virtio_pci_create(&dev, vm->pci, v, err);
 		if (!rc)
