@@ -31,6 +31,7 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "scripts"), str(TOP / "bench"), str(TOP / "guests")]
 import boot  # noqa: E402
 import build as guest_build  # noqa: E402
+import debian_image  # noqa: E402
 import guest_assets  # noqa: E402
 import machine  # noqa: E402
 import speed_report  # noqa: E402
@@ -93,7 +94,7 @@ def listed(programs):
 
 def chosen(args, programs):
     """Names to run by group; groups that are not programs (boot, smp) have the names of their lines."""
-    names = {**listed(programs), "boot": ["boot"], "smp": list(SMP)}
+    names = {**listed(programs), "boot": ["boot", *(["login"] if debian_image.present() and shutil.which("qemu-img") else [])], "smp": list(SMP)}
     known = {name for group in names.values() for name in group}
     for name in args.only:
         if name not in known:
@@ -214,17 +215,23 @@ def run_smp(column, args, programs, names):
     return result
 
 
-def run_boot(column, args):
-    initrd = guest_assets.initramfs(":")
-    argv = command(column, args, kernel=guest_assets.kernel(), initrd=initrd, append=f"{machine.CONSOLE} quiet", memory="512M")
-    with machine.Machine(argv) as vm:
-        there = vm.read_until(machine.USERSPACE, 300)
-        cpu = cpu_time(vm.pid) if there else 0
-        vm.wait(60)
-    if not there:
-        raise BenchError(f"{column} did not reach init:\n{vm.output[-1500:]}{vm.errors[-1500:]}")
-    seconds = vm.seconds_to(machine.USERSPACE)
+def time_to(column, args, text, **where):
+    """From the start of a machine to a piece of its console."""
+    with machine.Machine(command(column, args, append=f"{machine.CONSOLE} quiet {where.pop('append', '')}".strip(), memory="512M", **where)) as vm:
+        if not vm.read_until(re.escape(text), 300):
+            raise BenchError(f"{column} did not come to {text!r}:\n{vm.output[-1500:]}{vm.errors[-1500:]}")
+        cpu, seconds = cpu_time(vm.pid), vm.seconds_to(text)
     return {"median": seconds, "best": seconds, "first": seconds, "cpu": cpu}
+
+
+def run_boot(column, args, name):
+    if name == "boot":
+        return time_to(column, args, machine.USERSPACE, kernel=guest_assets.kernel(), initrd=guest_assets.initramfs(":"))
+    image = debian_image.image()
+    with tempfile.TemporaryDirectory(dir=guest_assets.CACHE) as folder:
+        disk = f"{folder}/disk.qcow2"
+        guest_assets.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(image.disk), disk])
+        return time_to(column, args, "login:", kernel=image.kernel, initrd=image.initrd, append=image.append, disks=[disk])
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
@@ -239,9 +246,9 @@ def measure_round(column, args, programs, names, into):
         group_of = {n: g for g, some in names.items() if g not in ("smp", "boot") for n in some}
         for name, numbers in run_programs(column, args, programs, words):
             add(group_of[name], name, numbers)
-    if "boot" in names and column != "native":
-        progress(f"{column}: boot")
-        add("boot", "boot", run_boot(column, args))
+    for name in names.get("boot", []) if column != "native" else []:
+        progress(f"{column}: {name}")
+        add("boot", name, run_boot(column, args, name))
     if "smp" in names:
         for name, value in run_smp(column, args, programs, names["smp"]).items():
             add("smp", name, value)

@@ -133,6 +133,15 @@ def make_disk(folder, tar):
         (folder / name).chmod(0o444)
 
 
+def folder_name(*extra):
+    return f"debian-{guest_assets.named_by(RECIPE + [sorted(extra)])}"
+
+
+def present():
+    """Whether image() would find it made."""
+    return (guest_assets.CACHE / "guest" / folder_name()).is_dir()
+
+
 def image(*extra):
     """The installation with `extra` packages as an Image. The first call takes about a minute."""
     def make(folder):
@@ -143,8 +152,7 @@ def image(*extra):
             bootstrap(tar, [*PACKAGES, *extra], (folder / "key.pub").read_text().strip())
             make_disk(folder, tar)
 
-    name = guest_assets.named_by(RECIPE + [sorted(extra)])
-    made = Image(guest_assets.kept(f"debian-{name}", make, lock="debian"))
+    made = Image(guest_assets.kept(folder_name(*extra), make, lock="debian"))
     # One for tests and one for benchmarks, of this recipe and the last; a recipe that is gone leaves no image behind.
     guest_assets.prune(made.disk.parent.parent, "debian-*", keep=4)
     return made

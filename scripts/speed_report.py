@@ -73,7 +73,7 @@ def table(result):
     for key, line in lines.items():
         group, name = key.split("/")
         if group != last:
-            out.append(f"-- {group}" + {"boot": ", seconds to init", "smp": ", two processes on two CPUs, times one's throughput"}.get(group, ""))
+            out.append(f"-- {group}" + {"boot": ", seconds to init, to systemd's login", "smp": ", two processes on two CPUs, times one's throughput"}.get(group, ""))
             last = group
         native = line.get("native")
         text = "" if not native else f"{line['ratio']['native']:.2f}" if group == "smp" else time_text(native[result["statistic"]])
