@@ -12,6 +12,7 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "scripts"), str(TOP / "guests")]
 
 import build as guest_build  # noqa: E402
+import debian_image  # noqa: E402
 import guest_assets  # noqa: E402
 import machine  # noqa: E402
 
@@ -78,6 +79,12 @@ def initramfs():
 def modules():
     """modules(name...): a kernel's modules as files for initramfs, loaded before the script runs."""
     return lambda *names, kernel="cloud": asset(lambda: guest_assets.modules(*names, name=kernel))
+
+
+@pytest.fixture(scope="session")
+def debian():
+    """A debian_image.Image."""
+    return asset(debian_image.image)
 
 
 @pytest.fixture(scope="session")
