@@ -312,6 +312,27 @@ static int report(struct child *c, struct error *err)
 	return wait_for_start(c, err);
 }
 
+/* Closes what is not needed any more, ours as well as what the caller left open: a folder of the host's that is reachable as
+ * /proc/PID/fd/N would be a way out. */
+static void close_others(const struct child *c)
+{
+	const int keep[] = { c->sync, c->start, c->attr };
+	unsigned from = 3 + c->preserve;
+
+	for (;;) {
+		unsigned next = ~0u;
+
+		for (unsigned i = 0; i < sizeof(keep) / sizeof(*keep); i++)
+			if (keep[i] >= (int)from && (unsigned)keep[i] < next)
+				next = (unsigned)keep[i];
+		if (next > from)
+			syscall(SYS_close_range, from, next == ~0u ? next : next - 1, 0);
+		if (next == ~0u)
+			return;
+		from = next + 1;
+	}
+}
+
 int child_become(struct child *c, struct error *err)
 {
 	const struct oci_process *p = c->process;
@@ -326,6 +347,7 @@ int child_become(struct child *c, struct error *err)
 		if (root >= 0)
 			close(root);
 	}
+	close_others(c);
 	new_keyring(c);
 	if (!rc)
 		rc = set_limits(c, false, err);
@@ -357,8 +379,6 @@ int child_become(struct child *c, struct error *err)
 		rc = hooks_run(c->config->hooks, HOOK_START_CONTAINER, c->state ? c->state : "", err);
 	if (rc)
 		return rc;
-	/* Every descriptor of ours is closed by execve anyhow; this is for those that the caller left open. */
-	syscall(SYS_close_range, 3 + c->preserve, ~0u, 1u << 2 /* CLOSE_RANGE_CLOEXEC */);
 	execve(path, (char *const *)(uintptr_t)p->args, (char *const *)(uintptr_t)env);
 	return error_errno(err, -errno, "process.args: can't execute `%.200s`", p->args[0]);
 }
