@@ -26,3 +26,11 @@ def test_the_man_page_is_well_formed():
     r = subprocess.run(["groff", "-man", "-ww", "-z", "-Tutf8", TOP / "docs/plures.1"], capture_output=True, text=True)
     assert r.returncode == 0
     assert not [line for line in r.stderr.splitlines() if "can't" not in line]
+
+
+def test_the_guide_has_the_table_of_paravirtual_interfaces():
+    rows = re.findall(r'^PARAVIRT\((\d+), (\w+), (\w+), (\w+), "(.*)"\)$', re.sub(r'"\s*\n\s*"', "", (TOP / "src/vm/paravirt.def").read_text()), re.M)
+    guide = (TOP / "docs/guide/paravirtualization.md").read_text()
+    written = re.findall(r"^\| (\d+) \| (\w+) \| (\w+) \| (\S+) \| (.*) \|$", guide, re.M)
+    assert rows and [(bit, name, {"ANYWHERE": "all", "KERNEL": "kernel"}[where], "-" if msr == "0" else msr, gain)
+                     for bit, name, where, msr, gain in rows] == written
