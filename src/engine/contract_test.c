@@ -1,0 +1,681 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engines' contract, with the same guests and the same expectations on each: port and memory accesses of every size,
+ * string port I/O, MSRs, HLT, shutdown, NMIs, kicks, the dirty log, and the state of a CPU that is stopped in the middle and
+ * goes on on the other engine. An engine that does not work here is skipped; a KVM that only emulates will do.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/engine.h"
+
+enum { MEMORY = 1 << 20, CODE = 0x1000, STACK = 0x8000, DATA = 0x9000, IDT = 0xa000, MMIO = 0x200000 };
+enum { LOG_MAX = 64 };
+
+/* What a guest did, in words. */
+struct box {
+	const struct engine_ops *ops;
+	struct engine_vm *vm;
+	struct engine_vcpu *vcpu;
+	uint8_t *memory;
+	char log[LOG_MAX][64];
+	unsigned logged;
+	struct engine_cpu_state state;
+	struct engine_run run;
+};
+
+static void note(struct box *box, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void note(struct box *box, const char *fmt, ...)
+{
+	va_list args;
+
+	assert_true(box->logged < LOG_MAX);
+	va_start(args, fmt);
+	vsnprintf(box->log[box->logged++], sizeof(box->log[0]), fmt, args);
+	va_end(args);
+}
+
+/* ---- the machine around it ---- */
+
+static void on_pio(void *ctx, uint16_t port, void *data, unsigned size, bool write)
+{
+	struct box *box = ctx;
+	uint32_t value = 0x44332211;
+
+	if (write) {
+		value = 0;
+		memcpy(&value, data, size);
+		note(box, "out%u %x %x", size, port, value);
+	} else {
+		memcpy(data, &value, size);
+		note(box, "in%u %x", size, port);
+	}
+}
+
+static void on_mmio(void *ctx, uint64_t gpa, void *data, unsigned size, bool write)
+{
+	struct box *box = ctx;
+	uint64_t value = 0x8877665544332211;
+
+	if (write) {
+		value = 0;
+		memcpy(&value, data, size);
+		note(box, "store%u %llx %llx", size, (unsigned long long)gpa, (unsigned long long)value);
+	} else {
+		memcpy(data, &value, size);
+		note(box, "load%u %llx", size, (unsigned long long)gpa);
+	}
+}
+
+static int on_interrupt(void *ctx)
+{
+	(void)ctx;
+	return -1;
+}
+
+static bool on_msr_read(void *ctx, uint32_t index, uint64_t *value)
+{
+	note(ctx, "rdmsr %x", index);
+	*value = 0x123456789;
+	return index == 0x200;
+}
+
+static bool on_msr_write(void *ctx, uint32_t index, uint64_t value)
+{
+	note(ctx, "wrmsr %x %llx", index, (unsigned long long)value);
+	return index == 0x200;
+}
+
+static void on_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, struct engine_cpuid *out)
+{
+	(void)ctx, (void)subleaf;
+	*out = (struct engine_cpuid){ 0 };
+	if (leaf == 0)
+		*out = (struct engine_cpuid){ 7, 0x756e6547, 0x6c65746e, 0x49656e69 };
+	else if (leaf == 1)
+		*out = (struct engine_cpuid){ 0x600, 0, 0,
+					      1u | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 8 | 1u << 9 |
+						  1u << 15 | 1u << 24 | 1u << 25 | 1u << 26 };
+	else if (leaf == 7)
+		out->ebx = 1u << 1; /* TSC_ADJUST */
+	else if (leaf == 0x80000000)
+		out->eax = 0x80000008;
+	else if (leaf == 0x80000001)
+		out->edx = 1u << 29 | 1u << 20 | 1u << 11;
+	else if (leaf == 0x80000008)
+		out->eax = 36 | 48 << 8;
+}
+
+static uint64_t on_cr8_read(void *ctx)
+{
+	(void)ctx;
+	return 0;
+}
+
+static void on_cr8_write(void *ctx, uint64_t value)
+{
+	(void)ctx, (void)value;
+}
+
+static void on_eoi(void *ctx, uint8_t vector)
+{
+	note(ctx, "eoi %u", vector);
+}
+
+static void on_init(void *ctx)
+{
+	note(ctx, "init");
+}
+
+static const struct engine_callbacks callbacks = {
+	.pio = on_pio,
+	.mmio = on_mmio,
+	.interrupt_ack = on_interrupt,
+	.msr_read = on_msr_read,
+	.msr_write = on_msr_write,
+	.cpuid = on_cpuid,
+	.cr8_read = on_cr8_read,
+	.cr8_write = on_cr8_write,
+	.eoi = on_eoi,
+	.init = on_init,
+};
+
+/* ---- making one ---- */
+
+static const char *options_of(const struct engine_ops *ops)
+{
+	return strcmp(ops->name, "kvm") ? NULL : "slow";
+}
+
+static void make(struct box *box, const struct engine_ops *ops, uint8_t *memory)
+{
+	const struct engine_config config = { .vcpus = 1, .options = options_of(ops) };
+	struct error err = { "" };
+
+	box->ops = ops;
+	box->memory = memory;
+	if (ops->vm_create(&box->vm, &config, &err))
+		fail_msg("%s: %s", ops->name, err.text);
+	assert_int_equal(ops->vm_map(box->vm, 0, memory, MEMORY, 0, &err), 0);
+	if (ops->vcpu_create(&box->vcpu, box->vm, 0, &callbacks, box, &err))
+		fail_msg("%s: %s", ops->name, err.text);
+}
+
+static void drop(struct box *box)
+{
+	box->ops->vcpu_destroy(box->vcpu);
+	box->ops->vm_destroy(box->vm);
+	box->vm = NULL;
+}
+
+static uint8_t *new_memory(void)
+{
+	int fd = memfd_create("contract", MFD_CLOEXEC);
+
+	assert_true(fd >= 0 && !ftruncate(fd, MEMORY));
+	uint8_t *memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(memory, MAP_FAILED);
+	close(fd);
+	return memory;
+}
+
+/* 32-bit protected mode without paging, flat, with an IDT whose gates all lead to `handler`. */
+static void enter_at(struct engine_cpu_state *s, uint8_t *memory, uint32_t handler)
+{
+	engine_cpu_state_reset(s);
+	for (unsigned i = 0; i <= ENGINE_GS; i++)
+		s->seg[i] = (struct engine_segment){ .limit = 0xffffffff, .attr = 0xc093, .selector = 0x10 };
+	s->seg[ENGINE_CS].attr = 0xc09b;
+	s->seg[ENGINE_CS].selector = 8;
+	s->cr0 = 0x11;
+	s->rip = CODE;
+	s->gpr[4] = STACK;
+	s->lapic.base = 0xfee00900;
+	s->lapic.reg[0x0f] = 0xff;
+	s->lapic.reg[0x0e] = 0xffffffff;
+	for (unsigned i = 0x32; i < 0x38; i++)
+		s->lapic.reg[i] = 0x10000;
+	s->gdtr.base = IDT + 0x1000;
+	s->gdtr.limit = 0x17;
+	static const uint64_t gdt[3] = { 0, 0x00cf9b000000ffff, 0x00cf93000000ffff };
+	memcpy(memory + IDT + 0x1000, gdt, sizeof(gdt));
+	s->idtr.base = IDT;
+	s->idtr.limit = handler ? 0xff : 0;
+	for (unsigned i = 0; i < 32; i++) {
+		const uint64_t gate = (handler & 0xffff) | 8 << 16 | 0x8e00ull << 32 | (uint64_t)(handler >> 16) << 48;
+		memcpy(memory + IDT + 8 * (size_t)i, &gate, sizeof(gate));
+	}
+}
+
+/* The end of a guest: OUT to port 0xf5 of AL, then a jump to itself; the machine kicks. */
+struct kicker {
+	struct box *box;
+	pthread_t thread;
+	unsigned us, what;
+};
+
+static void *kick(void *arg)
+{
+	struct kicker *k = arg;
+
+	usleep(k->us);
+	k->box->ops->vcpu_kick(k->box->vcpu, k->what);
+	return NULL;
+}
+
+/* Runs until something else than HLT; kicked out after so many us. HLT does not come back from engines with local APICs. */
+static enum engine_exit run_for(struct box *box, unsigned us)
+{
+	struct kicker k = { .box = box, .us = us, .what = ENGINE_KICK_EXIT };
+
+	pthread_create(&k.thread, NULL, kick, &k);
+	box->run.reason[0] = '\0';
+	do {
+		box->ops->vcpu_run(box->vcpu, &box->run);
+		if (box->run.exit == ENGINE_EXIT_HALTED)
+			usleep(1000);
+	} while (box->run.exit == ENGINE_EXIT_HALTED);
+	pthread_join(k.thread, NULL);
+	return box->run.exit;
+}
+
+static void start(struct box *box, const struct engine_ops *ops, const uint8_t *code, size_t size, uint32_t handler)
+{
+	memset(box, 0, sizeof(*box));
+	make(box, ops, new_memory());
+	memcpy(box->memory + CODE, code, size);
+	enter_at(&box->state, box->memory, handler);
+	ops->vcpu_set_state(box->vcpu, &box->state);
+}
+
+static void end(struct box *box)
+{
+	drop(box);
+	munmap(box->memory, MEMORY);
+}
+
+static void expect(const struct box *box, const char *const *lines)
+{
+	unsigned i = 0;
+
+	for (; lines[i]; i++) {
+		assert_true(i < box->logged);
+		assert_string_equal(box->log[i], lines[i]);
+	}
+	assert_int_equal(box->logged, i);
+}
+
+static void each_engine(void (*test)(const struct engine_ops *ops))
+{
+	unsigned worked = 0;
+	char text[256];
+
+	for (unsigned i = 0; engines[i]; i++) {
+		if (engines[i]->probe(options_of(engines[i]), text, sizeof(text))) {
+			print_message("%s: %s\n", engines[i]->name, text);
+			continue;
+		}
+		worked++;
+		test(engines[i]);
+	}
+	if (!worked)
+		skip();
+}
+
+/* ---- ports and memory ---- */
+
+static void accesses(const struct engine_ops *ops)
+{
+	static const uint8_t code[] = {
+		0x66, 0xba, 0x34, 0x12,       /* mov dx, 0x1234 */
+		0xb8, 0xdd, 0xcc, 0xbb, 0xaa, /* mov eax, 0xaabbccdd */
+		0xee, 0x66, 0xef, 0xef,       /* out dx, al; ax; eax */
+		0xec, 0x66, 0xed, 0xed,       /* in al; ax; eax */
+		0xe6, 0x80,                   /* out 0x80, al */
+		0xbe, 0x00, 0x90, 0x00, 0x00, /* mov esi, DATA */
+		0xb9, 0x03, 0x00, 0x00, 0x00, /* mov ecx, 3 */
+		0xf3, 0x66, 0x6f,             /* rep outsw */
+		0xbf, 0x10, 0x90, 0x00, 0x00, /* mov edi, DATA + 16 */
+		0xb9, 0x02, 0x00, 0x00, 0x00, /* mov ecx, 2 */
+		0xf3, 0x6c,                   /* rep insb */
+		0xa2, 0x00, 0x00, 0x20, 0x00, /* mov [MMIO], al */
+		0xa3, 0x04, 0x00, 0x20, 0x00, /* mov [MMIO + 4], eax */
+		0xa3, 0x0e, 0x00, 0x20, 0x00, /* mov [MMIO + 14], eax: crosses 8 bytes */
+		0xa1, 0x08, 0x00, 0x20, 0x00, /* mov eax, [MMIO + 8] */
+		0xa3, 0x00, 0x91, 0x00, 0x00, /* mov [DATA + 256], eax */
+		0xeb, 0xfe,
+	};
+	static const char *const lines[] = {
+		"out1 1234 dd",       "out2 1234 ccdd",
+		"out4 1234 aabbccdd", "in1 1234",
+		"in2 1234",           "in4 1234",
+		"out1 80 11",         "out2 1234 201",
+		"out2 1234 403",      "out2 1234 605",
+		"in1 1234",           "in1 1234",
+		"store1 200000 11",   "store4 200004 44332211",
+		"store2 20000e 2211", "store2 200010 4433",
+		"load4 200008",       NULL,
+	};
+	struct box *box = calloc(1, sizeof(*box));
+
+	start(box, ops, code, sizeof(code), 0);
+	for (uint8_t i = 0; i < 6; i++)
+		box->memory[DATA + i] = i + 1;
+	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
+	expect(box, lines);
+	uint32_t loaded;
+	memcpy(&loaded, box->memory + DATA + 256, sizeof(loaded));
+	assert_int_equal(loaded, 0x44332211);
+	assert_int_equal(box->memory[DATA + 16] | box->memory[DATA + 17] << 8, 0x1111);
+	ops->vcpu_get_state(box->vcpu, &box->state);
+	assert_int_equal(box->state.rip, CODE + sizeof(code) - 2);
+	assert_int_equal(box->state.gpr[0], 0x44332211);
+	assert_int_equal(box->state.gpr[1], 0);
+	end(box);
+	free(box);
+}
+
+/* ---- MSRs, exceptions, shutdown ---- */
+
+static void msrs(const struct engine_ops *ops)
+{
+	static const uint8_t code[] = {
+		0xb9,
+		0x00,
+		0x02,
+		0x00,
+		0x00,
+		0x0f,
+		0x32, /* mov ecx, 0x200; rdmsr */
+		0xe6,
+		0x81, /* out 0x81, al */
+		0xb8,
+		0x05,
+		0x00,
+		0x00,
+		0x00, /* mov eax, 5 */
+		0x31,
+		0xd2,
+		0x0f,
+		0x30, /* xor edx, edx; wrmsr */
+		0xb9,
+		0x01,
+		0x02,
+		0x00,
+		0x00,
+		0x0f,
+		0x30, /* mov ecx, 0x201; wrmsr: #GP */
+		0xeb,
+		0xfe,
+		/* the handler */
+		0x58,
+		0x59, /* pop eax: error code; pop ecx: EIP */
+		0xe6,
+		0x82,
+		0x89,
+		0xc8,
+		0xe7,
+		0x83, /* out 0x82, al; mov eax, ecx; out 0x83, eax */
+		0xeb,
+		0xfe,
+	};
+	static const char *const lines[] = { "rdmsr 200", "out1 81 89",   "wrmsr 200 5", "wrmsr 201 5",
+					     "out1 82 0", "out4 83 1017", NULL };
+	struct box *box = calloc(1, sizeof(*box));
+
+	start(box, ops, code, sizeof(code), CODE + 27);
+	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
+	expect(box, lines);
+	end(box);
+	free(box);
+}
+
+static void shutdown_(const struct engine_ops *ops)
+{
+	static const uint8_t code[] = { 0x90, 0x0f, 0x0b }; /* nop; ud2, without an IDT */
+	struct box *box = calloc(1, sizeof(*box));
+
+	start(box, ops, code, sizeof(code), 0);
+	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_SHUTDOWN);
+	assert_non_null(strstr(box->run.reason, "triple fault"));
+	end(box);
+	free(box);
+}
+
+/* ---- HLT, NMI ---- */
+
+static void nmi(const struct engine_ops *ops)
+{
+	static const uint8_t code[] = {
+		0xb0,
+		0x01,
+		0xe6,
+		0x81,
+		0xf4, /* mov al, 1; out 0x81, al; hlt, with IF clear */
+		0xb0,
+		0x02,
+		0xe6,
+		0x81,
+		0xeb,
+		0xfe,
+		/* the handler, which does without IRET, as a KVM that emulates knows none: al = 0x4e; out; jmp back */
+		0xb0,
+		0x4e,
+		0xe6,
+		0x81,
+		0xeb,
+		0xf4,
+	};
+	static const char *const lines[] = { "out1 81 1", "out1 81 4e", "out1 81 2", NULL };
+	struct box *box = calloc(1, sizeof(*box));
+
+	start(box, ops, code, sizeof(code), CODE + 11);
+	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
+	assert_int_equal(box->logged, 1);
+	ops->vcpu_get_state(box->vcpu, &box->state);
+	assert_true(box->state.halted);
+	ops->vcpu_kick(box->vcpu, ENGINE_KICK_NMI);
+	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
+	expect(box, lines);
+	ops->vcpu_get_state(box->vcpu, &box->state);
+	assert_true(box->state.nmi_masked);
+	assert_false(box->state.halted || box->state.nmi_pending);
+	end(box);
+	free(box);
+}
+
+/* ---- kicks ---- */
+
+static void kicks(const struct engine_ops *ops)
+{
+	static const uint8_t code[] = { 0x40, 0xeb, 0xfd }; /* inc eax; jmp */
+	struct box *box = calloc(1, sizeof(*box));
+	uint64_t last = 0;
+
+	start(box, ops, code, sizeof(code), 0);
+	/* One that comes first is not lost. */
+	ops->vcpu_kick(box->vcpu, ENGINE_KICK_EXIT);
+	ops->vcpu_run(box->vcpu, &box->run);
+	assert_int_equal(box->run.exit, ENGINE_EXIT_KICKED);
+	for (unsigned i = 0; i < 20; i++) {
+		assert_int_equal(run_for(box, 2000 + 100 * i), ENGINE_EXIT_KICKED);
+		ops->vcpu_get_state(box->vcpu, &box->state);
+		assert_true(box->state.rip == CODE || box->state.rip == CODE + 1);
+		if (i > 5)
+			assert_int_not_equal(box->state.gpr[0], last);
+		last = box->state.gpr[0];
+	}
+	end(box);
+	free(box);
+}
+
+/* ---- state, between engines ---- */
+
+/* A linear congruence, 60000 rounds of it with a store each, then OUT of the result. */
+static const uint8_t work[] = {
+	0xb9, 0x60, 0xea, 0x00, 0x00,       /* mov ecx, 60000 */
+	0xb8, 0x01, 0x00, 0x00, 0x00,       /* mov eax, 1 */
+	0x69, 0xc0, 0x0d, 0x66, 0x19, 0x00, /* 1: imul eax, eax, 1664525 */
+	0x05, 0x5f, 0xf3, 0x6e, 0x3c,       /* add eax, 1013904223 */
+	0xa3, 0x00, 0x90, 0x00, 0x00,       /* mov [DATA], eax */
+	0xe2, 0xee,                         /* loop 1b */
+	0xe7, 0x83, 0xeb, 0xfe,             /* out 0x83, eax; jmp */
+};
+
+static void test_a_guest_moves_between_engines(void **state)
+{
+	struct box *box = calloc(1, sizeof(*box));
+	uint8_t *memory = new_memory();
+	uint32_t x = 1;
+	char text[256], line[64];
+	const struct engine_ops *works[8];
+	unsigned n = 0, turns = 0;
+
+	(void)state;
+	for (unsigned i = 0; engines[i] && n < 8; i++)
+		if (!engines[i]->probe(options_of(engines[i]), text, sizeof(text)))
+			works[n++] = engines[i];
+	if (n < 2) {
+		munmap(memory, MEMORY);
+		free(box);
+		skip();
+	}
+	for (unsigned i = 0; i < 60000; i++)
+		x = x * 1664525 + 1013904223;
+	snprintf(line, sizeof(line), "out4 83 %x", x);
+	memcpy(memory + CODE, work, sizeof(work));
+	enter_at(&box->state, memory, 0);
+	while (!box->logged && turns < 10000) {
+		make(box, works[turns % n], memory);
+		box->ops->vcpu_set_state(box->vcpu, &box->state);
+		assert_int_equal(run_for(box, 10 + turns * 37 % 700), ENGINE_EXIT_KICKED);
+		box->ops->vcpu_get_state(box->vcpu, &box->state);
+		drop(box);
+		turns++;
+	}
+	assert_int_equal(box->logged, 1);
+	assert_string_equal(box->log[0], line);
+	munmap(memory, MEMORY);
+	free(box);
+}
+
+/* What goes in comes out, whichever engine it was in. */
+static void whole_state(const struct engine_ops *ops)
+{
+	static const uint8_t code[] = { 0xeb, 0xfe };
+	struct box *box = calloc(1, sizeof(*box));
+	struct engine_cpu_state *in = &box->state, *out = aligned_alloc(64, sizeof(*out));
+
+	start(box, ops, code, sizeof(code), CODE);
+	for (unsigned i = 0; i < 16; i++)
+		in->gpr[i] = i == 4 ? STACK : 0x1111111100000000 + i;
+	in->star = 0x0123456700000000;
+	in->lstar = 0xffffffff81000000;
+	in->cstar = 0xffffffff82000000;
+	in->sfmask = 0x47700;
+	in->kernel_gs_base = 0xffff888000000000;
+	in->sysenter_cs = 0x10;
+	in->sysenter_esp = 0xfffffe0000001000;
+	in->sysenter_eip = 0xffffffff81000040;
+	in->cr2 = 0xdeadbeef;
+	in->dr[0] = 0x1234;
+	in->tsc_adjust = (uint64_t)-1000000;
+	in->seg[ENGINE_FS].base = 0x123000;
+	in->rflags = 0x46;
+	in->nmi_masked = true;
+	ops->vcpu_set_state(box->vcpu, in);
+	ops->vcpu_get_state(box->vcpu, out);
+	assert_memory_equal(in->gpr, out->gpr, sizeof(in->gpr));
+	for (unsigned i = 0; i < ENGINE_SEGMENTS; i++) {
+		assert_int_equal(in->seg[i].base, out->seg[i].base);
+		assert_int_equal(in->seg[i].limit, out->seg[i].limit);
+		assert_int_equal(in->seg[i].selector, out->seg[i].selector);
+		assert_int_equal(in->seg[i].attr & 0xf0ff, out->seg[i].attr & 0xf0ff);
+	}
+#define SAME(field) assert_int_equal(in->field, out->field)
+	SAME(rip), SAME(rflags), SAME(cr0), SAME(cr2), SAME(cr3), SAME(cr4), SAME(efer), SAME(xcr0), SAME(star),
+	    SAME(lstar);
+	SAME(cstar), SAME(sfmask), SAME(kernel_gs_base), SAME(sysenter_cs), SAME(sysenter_esp), SAME(sysenter_eip);
+	SAME(pat), SAME(tsc_adjust), SAME(nmi_masked), SAME(dr[0]), SAME(gdtr.base), SAME(idtr.limit),
+	    SAME(event.valid);
+#undef SAME
+	/* An interrupt that was acknowledged is not lost. */
+	in->event.valid = in->event.external = true;
+	in->event.vector = 0x15;
+	ops->vcpu_set_state(box->vcpu, in);
+	ops->vcpu_get_state(box->vcpu, out);
+	assert_true(out->event.valid && out->event.external && out->event.vector == 0x15);
+	free(out);
+	end(box);
+	free(box);
+}
+
+/* ---- events in flight ---- */
+
+static void events(const struct engine_ops *ops)
+{
+	static const uint8_t code[] = {
+		0xb0, 0x02, 0xe6, 0x81, 0xeb, 0xfe,                   /* al = 2; out */
+		0xb0, 0x15, 0xe6, 0x81, 0xeb, 0xf4,                   /* an interrupt's handler, which jumps back */
+		0x58, 0xe6, 0x82, 0xb0, 0x0e, 0xe6, 0x81, 0xeb, 0xeb, /* an exception's: the error code */
+	};
+	static const char *const lines[] = { "out1 81 15", "out1 81 2", "out1 82 7", "out1 81 e", "out1 81 2", NULL };
+	struct box *box = calloc(1, sizeof(*box));
+
+	/* With IF clear: it was acknowledged before. */
+	start(box, ops, code, sizeof(code), CODE + 6);
+	box->state.event.valid = box->state.event.external = true;
+	box->state.event.vector = 0x15;
+	ops->vcpu_set_state(box->vcpu, &box->state);
+	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
+	enter_at(&box->state, box->memory, CODE + 12);
+	box->state.event.valid = box->state.event.has_error = true;
+	box->state.event.external = false;
+	box->state.event.vector = 14;
+	box->state.event.error = 7;
+	ops->vm_written(box->vm, 0, MEMORY);
+	ops->vcpu_set_state(box->vcpu, &box->state);
+	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
+	expect(box, lines);
+	end(box);
+	free(box);
+}
+
+/* ---- the dirty log ---- */
+
+static void dirty(const struct engine_ops *ops)
+{
+	static const uint8_t code[] = {
+		0xa2, 0x00, 0x00, 0x01, 0x00, /* mov [0x10000], al */
+		0xa0, 0x00, 0x00, 0x02, 0x00, /* mov al, [0x20000]: a load */
+		0xa3, 0xfe, 0x3f, 0x03, 0x00, /* mov [0x33ffe], eax: two pages */
+		0xeb, 0xfe,
+	};
+	uint64_t bitmap[MEMORY / 4096 / 64], want[MEMORY / 4096 / 64] = { 0 };
+	struct box *box = calloc(1, sizeof(*box));
+
+	if (!ops->vm_dirty_log) {
+		free(box);
+		return;
+	}
+	start(box, ops, code, sizeof(code), 0);
+	assert_int_equal(ops->vm_dirty_log(box->vm, true), 0);
+	for (unsigned round = 0; round < 2; round++) {
+		box->state.rip = CODE;
+		ops->vcpu_set_state(box->vcpu, &box->state);
+		assert_int_equal(run_for(box, 50000), ENGINE_EXIT_KICKED);
+		assert_int_equal(ops->vm_dirty_take(box->vm, 0, bitmap), 0);
+		want[0] = 1ull << 0x10 | 1ull << 0x33 | 1ull << 0x34;
+		assert_memory_equal(bitmap, want, sizeof(want));
+		assert_int_equal(ops->vm_dirty_take(box->vm, 0, bitmap), 0);
+		want[0] = 0;
+		assert_memory_equal(bitmap, want, sizeof(want));
+	}
+	assert_int_equal(ops->vm_dirty_take(box->vm, 0x123000, bitmap), -ENOENT);
+	assert_int_equal(ops->vm_dirty_log(box->vm, false), 0);
+	end(box);
+	free(box);
+}
+
+#define ON_EACH(name)                         \
+	static void test_##name(void **state) \
+	{                                     \
+		(void)state;                  \
+		each_engine(name);            \
+	}
+ON_EACH(accesses)
+ON_EACH(msrs)
+ON_EACH(shutdown_)
+ON_EACH(nmi)
+ON_EACH(kicks)
+ON_EACH(whole_state)
+ON_EACH(events)
+ON_EACH(dirty)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_accesses),
+		cmocka_unit_test(test_msrs),
+		cmocka_unit_test(test_shutdown_),
+		cmocka_unit_test(test_nmi),
+		cmocka_unit_test(test_kicks),
+		cmocka_unit_test(test_whole_state),
+		cmocka_unit_test(test_events),
+		cmocka_unit_test(test_dirty),
+		cmocka_unit_test(test_a_guest_moves_between_engines),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
