@@ -93,7 +93,7 @@ def killed(argv, delay, start):
 
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2", "qcow2 over raw"])
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_while_writing(argv, kernel, initramfs, modules, tmp_path, kind, kills):
     image = Image(tmp_path, kind)
     initrd = initramfs(WRITER, modules("virtio_pci", "virtio_blk"))

@@ -69,8 +69,8 @@ echo "@end"
 
 
 @pytest.mark.parametrize("options,cpus", [
-    ("", 1), ("", 2), ("cache=none", 1), ("cache=none,aio=threads", 2), ("aio=threads", 1), ("cache=unsafe,queues=1", 2),
-    ("iops=100000,bps=1G", 1),
+    ("", 2), ("cache=none", 1), ("aio=threads", 1), ("cache=unsafe,queues=1,iops=100000,bps=1G", 2),
+    pytest.param("", 1, marks=pytest.mark.slow), pytest.param("cache=none,aio=threads", 2, marks=pytest.mark.slow),
 ])
 def test_what_is_written_is_there(guest, tmp_path, options, cpus):
     data, other = bytearray(noise(16 * MB)), noise(4 * MB, 2)
@@ -221,6 +221,40 @@ def test_a_file_that_is_cut_off(guest, tmp_path):
         assert vm.wait(60) == 0
         assert "@got 0" in vm.output and hashlib.md5(data[:65536]).hexdigest() in vm.output, vm.output
         assert "Input/output error; the guest is told" in vm.errors or "capacity change" in vm.output or not vm.errors
+
+
+@pytest.fixture
+def loop(tmp_path):
+    """A block device over a file of 16 MB: the device and the file."""
+    disk = made(tmp_path / "under", noise(16 * MB))
+    r = None if os.geteuid() or not shutil.which("losetup") else subprocess.run(["losetup", "-f", "--show", disk], capture_output=True, text=True)
+    if not r or r.returncode:
+        pytest.skip("loop devices take root and a kernel that has them")
+    yield r.stdout.strip(), disk
+    subprocess.run(["losetup", "-d", r.stdout.strip()], check=True)
+
+
+@pytest.mark.parametrize("options", ["", ",cache=none"])
+def test_a_block_device_that_fails(guest, loop, options):
+    """It is a disk like any other; then what is under its second half goes away, for good."""
+    device, under = loop
+    script = r"""
+        md5sum </dev/vda; dd if=/dev/zero of=/dev/vda bs=64k count=16 conv=fsync 2>/dev/null
+        blkdiscard -o 2097152 -l 2097152 /dev/vda && echo "@discarded"
+        echo "@ready"; read -r line </dev/console
+        for i in 1 2 3; do dd if=/dev/vda of=/dev/null bs=64k skip=$((i * 50)) count=1 iflag=direct 2>/dev/null || echo "@failed $i"; done
+        dd if=/dev/vda bs=64k skip=16 count=1 iflag=direct 2>/dev/null | md5sum; echo "@end" """
+    data = noise(16 * MB)
+    with machine.Machine(guest(script, f"{device},format=raw{options}")) as vm:
+        assert vm.read_until("@ready", timeout=60), vm.output + vm.errors
+        assert hashlib.md5(data).hexdigest() in vm.output and "@discarded" in vm.output, vm.output
+        os.truncate(under, 3 * MB)
+        subprocess.run(["blockdev", "--flushbufs", device], check=True)
+        vm.send("go\n")
+        assert vm.wait(60) == 0
+        assert all(f"@failed {i}" in vm.output for i in (1, 2, 3)) and hashlib.md5(data[MB:MB + 65536]).hexdigest() in vm.output, vm.output
+        assert f"{device}: a read of 65536 bytes at 3276800 failed: Input/output error; the guest is told" in vm.errors
+    assert under.read_bytes()[:MB] == bytes(MB)
 
 
 # --- who else uses it ----------------------------------------------------------------------------------------------
