@@ -357,17 +357,28 @@ static void learn(struct soft_cache *cache, struct soft_block *block, struct cac
 	struct cache_lessons lessons = cache_lessons(cache, block);
 	lessons.hot |= more.hot;
 	lessons.demoted |= more.demoted;
+	lessons.apart |= more.apart;
 	*lesson_of(cache, block) = (struct lesson){ block->gpa, block->rip, block->mode, lessons };
 	block_kill(cache, block);
 }
 
-void cache_demote(struct soft_cache *cache, const uint8_t *pc, unsigned insn)
+static void learn_at(struct soft_cache *cache, const uint8_t *pc, struct cache_lessons more)
 {
 	struct soft_block *block = cache_find_pc(cache, pc);
 	cache_lock(cache);
 	if (block && !block->dead)
-		learn(cache, block, (struct cache_lessons){ .demoted = UINT64_C(1) << insn });
+		learn(cache, block, more);
 	cache_unlock(cache);
+}
+
+void cache_demote(struct soft_cache *cache, const uint8_t *pc, unsigned insn)
+{
+	learn_at(cache, pc, (struct cache_lessons){ .demoted = UINT64_C(1) << insn });
+}
+
+void cache_take_apart(struct soft_cache *cache, const uint8_t *pc, unsigned insn)
+{
+	learn_at(cache, pc, (struct cache_lessons){ .apart = UINT64_C(1) << insn });
 }
 
 void cache_promote(struct soft_cache *cache, const uint8_t *pc)

@@ -116,13 +116,15 @@ void cache_link(struct soft_cache *cache, struct soft_link *link, struct soft_bl
 /* What the next translation of a block should know. */
 struct cache_lessons {
 	bool hot;         /* it is run often: worth slots */
+	uint64_t apart;   /* instructions, a bit each, at which no group should begin */
 	uint64_t demoted; /* instructions, a bit each, whose operands are better off with the TLB's check */
 };
 /* With the lock: what was learned of a block with this one's key. */
 struct cache_lessons cache_lessons(struct soft_cache *cache, const struct soft_block *block);
 /* Drops the block whose code holds pc, to be translated anew: with the TLB's check for instruction insn, counted from
- * 0; or as hot, with those that it is linked to and that can't tell by themselves. */
+ * 0; without a group that begins there; or as hot, with those that it is linked to and that can't tell by themselves. */
 void cache_demote(struct soft_cache *cache, const uint8_t *pc, unsigned insn);
+void cache_take_apart(struct soft_cache *cache, const uint8_t *pc, unsigned insn);
 void cache_promote(struct soft_cache *cache, const uint8_t *pc);
 
 /* Asks for everything to be dropped; the caller parks next. */

@@ -69,6 +69,7 @@ enum { SOFT_MMU_USER, SOFT_MMU_KERNEL, SOFT_MMU_KERNEL_AC /* SMAP open, or no SM
 #define SOFT_SLOT_STACK 0u /* all sites' that address by RSP alone */
 #define SOFT_SLOT_IDS (SOFT_MMU_COUNT * 2 * SOFT_SLOTS)
 #define SOFT_HEATS 4096u
+#define SOFT_APARTS 256u
 #define SOFT_HOT 1000
 struct soft_slot {
 	uint64_t tag, host;
@@ -274,6 +275,9 @@ struct soft_cpu {
 	struct {
 		uint32_t when, quick;
 	} slot_miss[SOFT_SLOT_IDS];
+	struct {
+		uint32_t since, count;
+	} apart[SOFT_APARTS]; /* how often groups, at a hash of RIP, crossed pages */
 	uint16_t slots_list[2][SOFT_SLOT_IDS];
 	unsigned slots_listed[2];
 	uint8_t slot_listed[SOFT_SLOT_IDS]; /* in which of the two: a bit each */

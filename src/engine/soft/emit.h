@@ -296,12 +296,30 @@ static inline void emit_mem(struct emit *e, bool store, unsigned size, unsigned 
 	emit_modrm_disp(e, reg, base, disp);
 }
 
+/* One instruction that does nothing, of 0 to 7 bytes. */
+static inline void emit_nop(struct emit *e, unsigned bytes)
+{
+	static const uint8_t nops[8][7] = {
+		{ 0 },
+		{ 0x90 },
+		{ 0x66, 0x90 },
+		{ 0x0f, 0x1f, 0x00 },
+		{ 0x0f, 0x1f, 0x40, 0x00 },
+		{ 0x0f, 0x1f, 0x44, 0x00, 0x00 },
+		{ 0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00 },
+		{ 0x0f, 0x1f, 0x80, 0x00, 0x00, 0x00, 0x00 },
+	};
+	__builtin_memcpy(e->p, nops[bytes], 7);
+	e->p += bytes;
+}
+
 /* Branches with a 32-bit displacement, to be filled in by emit_patch; return where the displacement is. With `aligned`
  * the displacement does not cross an 8-byte boundary, so that it can be patched while others run it. */
 static inline void emit_align(struct emit *e, unsigned before)
 {
-	while ((((uintptr_t)e->p + before) & 7) > 4)
-		emit8(e, 0x90);
+	unsigned at = ((uintptr_t)e->p + before) & 7;
+	if (at > 4)
+		emit_nop(e, 8 - at);
 }
 
 static inline uint8_t *emit_jmp(struct emit *e, bool aligned)

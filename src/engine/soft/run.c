@@ -23,6 +23,7 @@
 #include "engine/soft/cache.h"
 #include "engine/soft/disasm.h"
 #include "engine/soft/profile.h"
+#include "engine/soft/slots.h"
 #include "engine/soft/system.h"
 #include "engine/soft/translate.h"
 
@@ -100,12 +101,15 @@ uint8_t *soft_mem_miss(struct soft_cpu *cpu, uint64_t mixed, uint32_t how)
 	return profiled(cpu) ? profile_mem_miss(cpu, linear, how, soft_mem_slow) : soft_mem_slow(cpu, linear, how);
 }
 
-uint8_t *soft_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint32_t how)
+uint8_t *soft_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, const uint8_t *pc)
 {
+	uint32_t how = (uint32_t)site;
 	uint64_t linear = missed_address(cpu, mixed, how);
 	uint8_t *host =
 	    profiled(cpu) ? profile_group_miss(cpu, linear, how, soft_mem_group) : soft_mem_group(cpu, linear, how);
 	cpu->single = !host;
+	if (!host)
+		soft_group_apart(cpu, linear, site, pc);
 	return host;
 }
 

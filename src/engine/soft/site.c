@@ -7,8 +7,10 @@
 #include "engine/soft/tlb.h"
 
 enum {
-	QUICK = 4000, /* TSC cycles between misses of a site that are too few */
-	TOO_MANY = 12 /* such misses */
+	QUICK = 4000,    /* TSC cycles between misses of a site that are too few */
+	TOO_MANY = 12,   /* such misses */
+	TOO_OFTEN = 20,  /* times that a group crossed pages, */
+	PERSISTENT = 800 /* so many cycles or fewer between them */
 };
 
 /* A miss of a site: true if it misses too often. */
@@ -30,6 +32,21 @@ static bool count(struct soft_cpu *cpu, unsigned id)
 void soft_hot(struct soft_cpu *cpu, const uint8_t *pc)
 {
 	cache_promote(cpu->vm->cache, pc);
+}
+
+/* A stack frame, say, that goes on in the next page would be taken apart each time. */
+void soft_group_apart(struct soft_cpu *cpu, uint64_t linear, uint64_t site, const uint8_t *pc)
+{
+	unsigned n = (unsigned)(cpu->rip ^ cpu->rip >> 8) % SOFT_APARTS;
+	uint32_t now = (uint32_t)__builtin_ia32_rdtsc();
+	if ((linear & SOFT_PAGE_MASK) + (site & SOFT_HOW_SIZE) <= SOFT_PAGE_SIZE)
+		return;
+	if (now - cpu->apart[n].since > PERSISTENT * TOO_OFTEN) {
+		cpu->apart[n].since = now;
+		cpu->apart[n].count = 0;
+	}
+	if (++cpu->apart[n].count >= TOO_OFTEN)
+		cache_take_apart(cpu->vm->cache, pc, site >> 48);
 }
 
 uint8_t *soft_slot_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, const uint8_t *pc)
@@ -68,5 +85,7 @@ uint8_t *soft_slot_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t sit
 	cpu->single = !host;
 	if (host)
 		soft_slot_fill(cpu, id, linear, how);
+	else
+		soft_group_apart(cpu, linear, site, pc);
 	return host;
 }

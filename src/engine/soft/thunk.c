@@ -76,9 +76,10 @@ static __attribute__((naked, used)) void thunk_mem(void)
 
 static __attribute__((naked, used)) void thunk_group(void)
 {
-	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C "mov %%r10, %%rsi\n mov %%r11d, %%edx\n call soft_group_miss\n"
-						      "test %%rax, %%rax\n jz soft_dispatch\n" FROM_C
-						      "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
+	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
+			 "mov %%r10, %%rsi\n mov %%r11, %%rdx\n mov (%%rbx), %%rcx\n call soft_group_miss\n"
+			 "test %%rax, %%rax\n jz soft_dispatch\n" FROM_C "mov %%rax, %%r10\n" LOAD_CALLER
+			 "ret\n" ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_slot(void)

@@ -94,8 +94,7 @@ static uint8_t *edge_checks(struct trans *t, struct soft_link *link, uint64_t ri
 	}
 	if (cross) {
 		unsigned user = (t->mode & SOFT_MODE_CPL) == 3;
-		while (((uintptr_t)e->p + 2) & 7)
-			emit8(e, 0x90);
+		emit_nop(e, -((unsigned)(uintptr_t)e->p + 2) & 7);
 		emit16(e, 0xba49); /* movabs r10 */
 		link->key = e->p;
 		emit64(e, 0);

@@ -206,7 +206,8 @@ void trans_find_groups(struct trans *t)
 	if (!t->flat || (t->b->mode & SOFT_MODE_SINGLE) || t->cpu->vm->no_groups)
 		return;
 	for (unsigned i = 0; i + 1 < t->n;) {
-		int base = trans_fault_of(t, &t->insn[i]) < 0 ? base_of(t, i) : -1;
+		bool may = trans_fault_of(t, &t->insn[i]) < 0 && !(t->lessons.apart >> i & 1);
+		int base = may ? base_of(t, i) : -1;
 		i = base < 0 ? i + 1 : find_group(t, i, (unsigned)base);
 	}
 }

@@ -302,7 +302,7 @@ void trans_access_or_help(struct trans *t, unsigned i, uint32_t how, trans_op *o
 
 static void emit_how(struct trans *t, const struct trans_stub *s, uint32_t how)
 {
-	emit_mov_imm(&t->e, T1, s->slotted ? SOFT_SITE(how, s->slot, s->insn) : how);
+	emit_mov_imm(&t->e, T1, s->slotted || s->group ? SOFT_SITE(how, s->slot, s->insn) : how);
 }
 
 static void emit_stub(struct trans *t, const struct trans_stub *s)
