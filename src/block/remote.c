@@ -82,12 +82,20 @@ static void copy(const struct iovec *iov, uint64_t skip, uint8_t *buffer, uint64
 
 /* ---- parts ---- */
 
+/* Servers have errors of their own; block.h has three. */
+static int result_of(int result)
+{
+	if (result == -EPERM || result == -EROFS)
+		return -EROFS;
+	return !result || result == -ENOSPC ? result : -EIO;
+}
+
 static void io_end(struct remote_io *io, int result)
 {
 	struct block_request *request = io->request;
 	free(io->bounce);
 	free(io);
-	block_done(request, result);
+	block_done(request, result_of(result));
 }
 
 static bool has_data(const struct block_request *request)
@@ -160,7 +168,18 @@ void remote_done(struct remote_io *io, int result)
 /* A part has ended in one way or the other: on to the next. */
 static void part_ended(struct remote_io *io)
 {
-	const struct block_request *r = io->request;
+	struct block_request *r = io->request;
+	struct block *block = &io->remote->block;
+	if (io->result == -EOPNOTSUPP && r->op == BLOCK_DISCARD) {
+		block->discards = false;
+		io->result = 0;
+	}
+	if (io->result == -EOPNOTSUPP && r->op == BLOCK_WRITE_ZEROES) {
+		block->zeroes = false;
+		free(io);
+		block_write_zeros(block, r);
+		return;
+	}
 	if (io->result) {
 		io_end(io, io->result);
 		return;
