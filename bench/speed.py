@@ -262,7 +262,8 @@ def measure(args):
         for column in order if i % 2 == 0 else reversed(order):
             measure_round(column, args, programs, names, found)
     progress("")
-    result = {"measured": datetime.date.today().isoformat(), "host": boot.host(), "load": [before, os.getloadavg()[0]],
+    result = {"measured": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+              "commit": boot.version(["git", "-C", str(TOP), "rev-parse", "--short", "HEAD"]), "host": boot.host(), "load": [before, os.getloadavg()[0]],
               "kernel": guest_assets.kernel_package(), "rounds": args.rounds, "time": args.time, "engine_options": args.engine_options,
               "qemu": boot.version(["qemu-system-x86_64", "--version"]) if "qemu" in order else None, "lines": {}}
     for group in GROUPS:

@@ -66,7 +66,7 @@ def table(result):
     lines = result["lines"]
     shown = [c for c in SHOWN if any(c in line["ratio"] for line in lines.values())]
     change = any(c in shown for c in ("before", "base")) and "plures" in shown
-    out = [f"{result['rounds']} rounds of {result['time']} s, {STATISTIC[result['statistic']]}, load {result['load'][0]:.1f} to {result['load'][1]:.1f}, on "
+    out = [f"{result['measured']}, {result['commit']}: {result['rounds']} rounds of {result['time']} s, {STATISTIC[result['statistic']]}, load {result['load'][0]:.1f} to {result['load'][1]:.1f}, on "
            f"{result['host']['cpus']} x {result['host']['cpu']}",
            f"{'':14}{'native':>10}" + "".join(f"{HEAD[c]:>10}" for c in shown) + f"{'tcg/plures':>12}"[2:] + ("   before/now" if change else "")]
     last = None
