@@ -214,6 +214,59 @@ def test_tap_without_rights(argv, kernel, tap_prefix):
         assert vm.code in (1, 2) and says in vm.errors and len(vm.errors.splitlines()) <= 2, vm.errors
 
 
+def switched(argv, kernel, initramfs, modules, folder, number, script, *more):
+    """The command line of a machine 10.9.0.NUMBER on a private network."""
+    script = f"ip link set lo up; ip link set eth0 up; ip addr add 10.9.0.{number}/24 dev eth0\n{script}"
+    return command(argv, kernel, initramfs, modules, script,
+                   ["--net", f"switch,path={folder}", "--name", f"machine-{number}", *more])
+
+
+def test_switch(argv, kernel, initramfs, modules, tmp_path):
+    """Three machines on a private network reach each other, with bulk data; the first to have come dies, and the others go on."""
+    folder, size = tmp_path / "net", 8 << 20
+    total = hashlib.md5(bytes(size)).hexdigest()
+    wait = "for i in $(seq 60); do ping -c 1 -W 1 10.9.0.{0} >/dev/null && break; done\n"
+    serve = f'dd if=/dev/zero bs=64k count={size >> 16} of=/tmp/data 2>/dev/null; httpd -p 80 -h /tmp; echo "@ready"; read line </dev/console'
+    # The second has a driver that knows no offload, in either direction.
+    plain = "rmmod virtio_net; insmod /lib/modules/virtio_net.ko csum=0 gso=0\nip link set eth0 up; ip addr add 10.9.0.2/24 dev eth0\n"
+    fetch = f"""
+        {wait.format(1)}{wait.format(2)}
+        echo "@one"; wget -q -O - http://10.9.0.1/data | md5sum
+        echo "@two"; wget -q -O - http://10.9.0.2/data | md5sum
+        echo "@first"; read line </dev/console
+        ping -c 1 -W 1 10.9.0.1 >/dev/null || echo "@gone"
+        echo "@again"; wget -q -O - http://10.9.0.2/data | md5sum""" + END
+    with machine.Machine(switched(argv, kernel, initramfs, modules, folder, 1, serve)) as one:
+        assert one.read_until("@ready\n", timeout=60), one.output + one.errors
+        with machine.Machine(switched(argv, kernel, initramfs, modules, folder, 2, plain + serve)) as two, \
+             machine.Machine(switched(argv, kernel, initramfs, modules, folder, 3, fetch)) as three:
+            assert two.read_until("@ready\n", timeout=60), two.output + two.errors
+            assert three.read_until("@first\n", timeout=90), three.output + three.errors
+            one.kill()  # by SIGKILL: its socket stays behind
+            three.send("\n")
+            assert three.wait(60) == 0
+            found = parts(three.output)
+            assert [found[name][0].split()[0] for name in ("one", "two", "again")] == [total] * 3, three.output
+            assert "gone" in found
+            check_dmesg(found)
+            two.kill()
+    assert sorted(p.name.split("-")[0] for p in folder.iterdir()) == ["card", "card", "lock"]  # of the two that were killed
+    vm = machine.run(switched(argv, kernel, initramfs, modules, folder, 4, "true"), timeout=60)
+    assert vm.code == 0 and [p.name for p in folder.iterdir()] == ["lock"], vm.errors
+
+
+def test_switch_folders(argv, kernel, tmp_path):
+    shared, notes = tmp_path / "shared", tmp_path / "notes"
+    shared.mkdir(mode=0o755)
+    shared.chmod(0o755)
+    notes.write_text("mine")
+    for where, says in ((shared, "is open to other users"), (notes, "is no folder"), (tmp_path / "x" / "y", "can't make the folder"),
+                        ("x" * 120, "too long")):
+        vm = machine.run(argv(kernel(), options=["--net", f"switch,path={where}"]), timeout=20)
+        assert vm.code == 1 and says in vm.errors and len(vm.errors.splitlines()) == 1, vm.errors
+    assert notes.read_text() == "mine"
+
+
 def test_restricted(guest):
     with netlab.Server(b"secret") as server:
         found = guest(netlab.DHCP + f'echo "@got"; timeout 3 nc 10.0.2.2 {server.port} </dev/null 2>&1; echo', ["--net", "user,restrict"])

@@ -458,7 +458,8 @@ static const struct cli_option options[] = {
 	      "DHCP, the host's name server, the host itself at 10.0.2.2; forward=tcp:[ADDRESS:]PORT:GUESTPORT (or "
 	      "udp:...), as often as wanted, lets the host's programs connect to the guest; restrict keeps the guest "
 	      "from reaching anything by itself. TYPE tap is an interface of the host's, name=tap0 with queues=N pairs "
-	      "of queues. TYPE none is a card without a cable. mac=, mtu= and bps=SIZE (bytes a second each way) work "
+	      "of queues. TYPE switch is a private network of the user's own machines, one for each name=. TYPE none "
+	      "is a card without a cable. mac=, mtu= and bps=SIZE (bytes a second each way) work "
 	      "with each. May be given several times." },
 	{ .name = "vsock",
 	  .kind = CLI_CALL,
