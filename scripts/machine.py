@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A virtual machine under a test's or a benchmark's hands: the command lines of Plures and of its peer, and a process
 whose console is read with times."""
+import contextlib
 import os
 import pathlib
 import re
@@ -90,6 +91,10 @@ class Machine:
         self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._err,
                                         user=user, group=user, extra_groups=[] if user else None, cwd=cwd, env=env,
                                         pass_fds=pass_fds, start_new_session=True)
+        if os.nice(0):
+            # A session is a group to the scheduler (sched(7), autogroup), inside which our own niceness would count only.
+            with contextlib.suppress(OSError):
+                pathlib.Path(f"/proc/{self.process.pid}/autogroup").write_text(str(os.nice(0)))
 
     def __enter__(self):
         return self
