@@ -256,7 +256,9 @@ static int run_hooks(struct launch *l, struct error *err)
 		if (both) {
 			memcpy(both, creating, first);
 			memcpy(both + first, created, second);
-			sync_send(l->sync, SYNC_HOOKED, 0, both, first + second);
+			rc = sync_send(l->sync, SYNC_HOOKED, 0, both, first + second);
+			if (rc)
+				error_errno(err, rc, "hooks");
 		} else {
 			rc = error_set(err, -E2BIG, "annotations: are too long for hooks");
 		}
@@ -313,8 +315,8 @@ static int pass_listener(struct launch *l, int number, struct error *err)
 		if (rc)
 			error_errno(err, rc, "linux.seccomp.listenerPath: can't send the listener");
 	}
-	if (!rc)
-		sync_send(l->sync, SYNC_TAKEN, 0, NULL, 0);
+	if (!rc && sync_send(l->sync, SYNC_TAKEN, 0, NULL, 0))
+		rc = error_set(err, -EPIPE, "the container's process ended early");
 	free(json);
 	if (fd >= 0)
 		close(fd);
@@ -435,13 +437,17 @@ int launch_pid_file(const char *path, pid_t pid, struct error *err)
 
 int launch_go(struct launch *l, bool wait, struct error *err)
 {
-	sync_send(l->sync, SYNC_GO, 0, NULL, 0);
+	int rc = sync_send(l->sync, SYNC_GO, 0, NULL, 0);
+
+	if (rc)
+		return error_errno(err, rc, "can't tell the container's process to go on");
 	if (!wait)
 		return 0;
-	int rc = sync_receive(l->sync, &l->message);
-
-	if (rc || l->message.kind != SYNC_FAILED)
-		return rc;
+	rc = sync_receive(l->sync, &l->message);
+	if (rc)
+		return error_errno(err, rc, "the socket to the container's process");
+	if (l->message.kind != SYNC_FAILED)
+		return 0;
 	l->message.data[sizeof(l->message.data) - 1] = 0;
 	return error_set(err, l->message.value < 0 ? l->message.value : -EIO, "%.480s", l->message.data);
 }
