@@ -98,8 +98,9 @@ def shell(script, **changes):
     return config("/bin/sh", "-c", script, **changes)
 
 
-def cgroup_folders():
-    return {p for p in pathlib.Path("/sys/fs/cgroup").rglob("*") if p.is_dir() and ("plures" in p.name or "oci-test" in str(p))}
+def cgroup_folders(tag):
+    """Those whose path has a runtime's tag in it: other tests may run at the same time."""
+    return {p for p in pathlib.Path("/sys/fs/cgroup").rglob("*") if tag in str(p) and p.is_dir()}
 
 
 def gone(pid):
@@ -117,7 +118,8 @@ class Runtime:
         self.root = self.folder / "state"
         self.rootfs = make_rootfs(self.folder / "rootfs")
         self.program = PROGRAM
-        self.before = (cgroup_folders(), self.mounts())
+        self.tag = uuid.uuid4().hex[:8]
+        self.before = self.mounts()
         self.children = []
 
     @staticmethod
@@ -140,9 +142,12 @@ class Runtime:
         (path / "config.json").write_text(configuration if isinstance(configuration, str) else json.dumps(configuration))
         return path
 
-    @staticmethod
-    def name():
-        return f"t{uuid.uuid4().hex[:10]}"
+    def name(self):
+        return f"t{self.tag}-{uuid.uuid4().hex[:6]}"
+
+    def cgroup(self, path):
+        """A cgroup path of this test's own."""
+        return f"/oci-test-{self.tag}/{path}"
 
     def run(self, configuration, *options, name=None, **kwargs):
         return self.call("run", "-b", self.bundle(configuration), *options, name or self.name(), **kwargs)
@@ -184,20 +189,13 @@ class Runtime:
             for entry in sorted(self.root.iterdir()):
                 self.call("delete", "--force", entry.name)
         left = [p for p in self.root.iterdir()] if self.root.exists() else []
-        cgroups, mounts = cgroup_folders() - self.before[0], [m for m in self.mounts() if m not in self.before[1]]
+        cgroups, mounts = cgroup_folders(self.tag), [m for m in self.mounts() if m not in self.before and str(self.folder) in m]
         for m in reversed(mounts):
-            if str(self.folder) in m:
-                subprocess.run(["umount", "-l", m], capture_output=True)
+            subprocess.run(["umount", "-l", m], capture_output=True)
         for p in sorted(cgroups, reverse=True):
             try:
                 p.rmdir()
             except OSError:
                 pass
         shutil.rmtree(self.folder, ignore_errors=True)
-        ours = [m for m in mounts if str(self.folder) in m]
-        mine = [c for c in cgroups if c.exists() or True]
-        assert not left and not ours and not self.foreign(mine), f"left behind: {left} {ours} {mine}"
-
-    def foreign(self, cgroups):
-        """Cgroups of ours among new ones: another test run may make some of its own."""
-        return [c for c in cgroups if "oci-test" in str(c) or c.name.startswith("plures-t")]
+        assert not left and not mounts and not cgroups, f"left behind: {left} {mounts} {cgroups}"

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -21,6 +22,7 @@
 #include "container/log.h"
 
 #define CGROUP_ROOT "/sys/fs/cgroup"
+#define MARK "trusted.plures-oci" /* on folders above containers' own that are ours */
 
 /* ---- files ---- */
 
@@ -290,11 +292,13 @@ static int create_place(const struct cgroup_place *place, struct error *err)
 		end += 1 + strcspn(place->path + end + 1, "/");
 		memcpy(at.path, place->path, end);
 		at.path[end] = 0;
-		if (mkdir(cgroup_file(&at, "", path, sizeof(path)), 0755)) {
-			if (errno == EEXIST)
-				continue;
+		bool there = mkdir(cgroup_file(&at, "", path, sizeof(path)), 0755);
+
+		if (there && errno != EEXIST)
 			return error_errno(err, -errno, "can't make the cgroup %s", path);
-		}
+		/* Whoever is the last in it removes it, which need not be whom it was made for. */
+		if (!there && end < size)
+			setxattr(path, MARK, "", 0, 0);
 		if (!place->v2 && (place->controllers & CG_CPUSET)) {
 			int rc = copy_cpuset(&at, err);
 
@@ -349,10 +353,12 @@ int cgroup_remove(const struct cgroup *cgroup, struct error *err)
 		const struct cgroup_place *place = &cgroup->places[i];
 
 		cgroup_file(place, "", path, sizeof(path));
-		for (unsigned n = 0; n < place->made; n++) {
+		for (unsigned n = 0; n < place->made || (n && getxattr(path, MARK, NULL, 0) >= 0); n++) {
 			/* A process that was killed stays for a moment. */
-			for (unsigned try = 0; rmdir(path) && errno == EBUSY && n == 0 && try < 100; try++)
+			for (unsigned try = 0; n == 0 && rmdir(path) && errno == EBUSY && try < 100; try++)
 				nanosleep(&(struct timespec){ .tv_nsec = try < 10 ? 200000 : 10000000 }, NULL);
+			if (n && rmdir(path) && errno != ENOENT)
+				break;
 			if (n == 0 && !access(path, F_OK))
 				rc = error_errno(err, -EBUSY, "can't remove the cgroup %s", path);
 			*strrchr(path, '/') = 0;
