@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -649,6 +650,38 @@ static void dirty(const struct engine_ops *ops)
 	free(box);
 }
 
+/* ---- doorbells ---- */
+
+static void doorbells(const struct engine_ops *ops)
+{
+	static const uint8_t code[] = {
+		0xa2, 0x00, 0x00, 0x20, 0x00, 0xa3, 0x00, 0x00, 0x20, 0x00, /* mov [MMIO], al; mov [MMIO], eax */
+		0xa2, 0x08, 0x00, 0x20, 0x00, 0xeb, 0xfe,                   /* mov [MMIO + 8], al */
+	};
+	static const char *const lines[] = { "store1 200008 0", "store1 200000 0", "store4 200000 0", "store1 200008 0",
+					     NULL };
+	struct box *box;
+	uint64_t count = 0;
+
+	if (!ops->vm_doorbell)
+		return;
+	box = calloc(1, sizeof(*box));
+	start(box, ops, code, sizeof(code), 0);
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	assert_int_equal(ops->vm_doorbell(box->vm, MMIO, fd, true), 0);
+	assert_int_equal(run_for(box, 50000), ENGINE_EXIT_KICKED);
+	assert_int_equal(read(fd, &count, sizeof(count)), sizeof(count));
+	assert_int_equal(count, 2);
+	/* Taken away, the writes are calls again. */
+	assert_int_equal(ops->vm_doorbell(box->vm, MMIO, fd, false), 0);
+	ops->vcpu_set_state(box->vcpu, &box->state);
+	assert_int_equal(run_for(box, 50000), ENGINE_EXIT_KICKED);
+	expect(box, lines);
+	close(fd);
+	end(box);
+	free(box);
+}
+
 #define ON_EACH(name)                         \
 	static void test_##name(void **state) \
 	{                                     \
@@ -663,19 +696,16 @@ ON_EACH(kicks)
 ON_EACH(whole_state)
 ON_EACH(events)
 ON_EACH(dirty)
+ON_EACH(doorbells)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_accesses),
-		cmocka_unit_test(test_msrs),
-		cmocka_unit_test(test_shutdown_),
-		cmocka_unit_test(test_nmi),
-		cmocka_unit_test(test_kicks),
-		cmocka_unit_test(test_whole_state),
-		cmocka_unit_test(test_events),
-		cmocka_unit_test(test_dirty),
-		cmocka_unit_test(test_a_guest_moves_between_engines),
+		cmocka_unit_test(test_accesses),  cmocka_unit_test(test_msrs),
+		cmocka_unit_test(test_shutdown_), cmocka_unit_test(test_nmi),
+		cmocka_unit_test(test_kicks),     cmocka_unit_test(test_whole_state),
+		cmocka_unit_test(test_events),    cmocka_unit_test(test_dirty),
+		cmocka_unit_test(test_doorbells), cmocka_unit_test(test_a_guest_moves_between_engines),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

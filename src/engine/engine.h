@@ -224,6 +224,9 @@ struct engine_ops {
 	 * were written since the last time, a bit each, lowest first. -errno. Any thread. */
 	int (*vm_dirty_log)(struct engine_vm *vm, bool on);
 	int (*vm_dirty_take)(struct engine_vm *vm, uint64_t gpa, uint64_t *bitmap);
+	/* From now on (on), or no longer, a guest's write to gpa, of any size, adds 1 to the eventfd in place of a call of mmio.
+	 * -errno when the engine has no more room: mmio is called then. Any thread. */
+	int (*vm_doorbell)(struct engine_vm *vm, uint64_t gpa, int fd, bool on);
 	/* A write to a paravirtual MSR that the engine serves. False: #GP. The vCPU's thread, or not running. */
 	bool (*vcpu_paravirt)(struct engine_vcpu *vcpu, uint32_t index, uint64_t value);
 	/* Writes what engine_config.profile asked for; no vCPU runs. And: what was so far does not count; any thread. */

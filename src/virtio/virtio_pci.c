@@ -5,6 +5,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/memory.h"
@@ -53,6 +56,10 @@ struct virtio_pci {
 	/* Under that lock too. */
 	uint32_t device_feature_select, driver_feature_select;
 	uint16_t queue_select;
+
+	/* Notifications that an engine turns into events: a descriptor a queue, and who waits for it; or NULL. */
+	int *bell;
+	struct event_source **bell_source;
 
 	pthread_mutex_t isr_lock; /* taken last; with it, the line follows isr */
 	uint8_t isr;
@@ -277,6 +284,73 @@ static void bar_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
 
 static const struct io_ops bar_io = { .read = bar_read, .write = bar_write };
 
+/* ---- notifications that do not come as writes ---- */
+
+static void on_bell(void *arg, uint32_t ready)
+{
+	struct virtio_queue *queue = arg;
+	const struct virtio_pci *p = queue->virtio->transport_ctx;
+	uint64_t count;
+
+	(void)ready;
+	if (read(p->bell[queue->index], &count, sizeof(count)) == (ssize_t)sizeof(count))
+		virtio_kick(queue->virtio, queue->index);
+}
+
+static void remove_bells(struct virtio_pci *p)
+{
+	for (unsigned i = 0; p->bell && i < p->v->queues; i++) {
+		event_remove(p->bell_source[i]);
+		if (p->bell[i] >= 0)
+			close(p->bell[i]);
+	}
+	free(p->bell_source);
+	free(p->bell);
+	p->bell_source = NULL;
+	p->bell = NULL;
+}
+
+/* Not for a device that serves its queues on the vCPU's thread, which wants the write itself, nor for queues whose loop
+ * still runs when the device is destroyed. */
+static bool wants_bells(const struct virtio_pci *p, const struct pci *pci)
+{
+	const struct virtio *v = p->v;
+
+	if (!pci_has_doorbells(pci) || v->ops->notify_here)
+		return false;
+	for (unsigned i = 0; i < v->queues; i++)
+		if (v->queue[i].loop != v->env.loop)
+			return false;
+	return true;
+}
+
+static int add_bells(struct virtio_pci *p, struct pci *pci, struct error *err)
+{
+	struct virtio *v = p->v;
+	int rc = 0;
+
+	if (!wants_bells(p, pci))
+		return 0;
+	p->bell = memory_zalloc(v->queues * sizeof(*p->bell));
+	p->bell_source = memory_zalloc(v->queues * sizeof(struct event_source *));
+	for (unsigned i = 0; i < v->queues; i++)
+		p->bell[i] = -1;
+	for (unsigned i = 0; !rc && i < v->queues; i++) {
+		p->bell[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (p->bell[i] < 0)
+			rc = error_errno(err, -errno, "%s: can't make an eventfd", v->ops->name);
+		else
+			rc = event_add(v->queue[i].loop, &p->bell_source[i], p->bell[i], EPOLLIN, on_bell, &v->queue[i],
+				       err);
+	}
+	if (rc) {
+		remove_bells(p);
+		return rc;
+	}
+	pci_set_doorbells(&p->fn, VIRTIO_PCI_BAR, VIRTIO_PCI_NOTIFY, VIRTIO_PCI_NOTIFY_STEP, p->bell, v->queues);
+	return 0;
+}
+
 /* ---- the window in configuration space ---- */
 
 /* The BAR's offset that the window stands at, or a large one when it is shut for accesses of this size. */
@@ -385,6 +459,7 @@ static void virtio_pci_destroy(struct device *dev)
 
 	virtio_reset_now(p->v);
 	pci_remove(&p->fn);
+	remove_bells(p);
 	p->v->ops->destroy(p->v);
 	pthread_mutex_destroy(&p->isr_lock);
 	free(p->queue_vector);
@@ -466,7 +541,13 @@ int virtio_pci_create(struct device **dev, struct pci *pci, struct virtio *v, st
 
 	*dev = NULL;
 	p->v = v;
+	v->transport_ctx = p;
 	rc = add_function(p, pci, err);
+	if (!rc) {
+		rc = add_bells(p, pci, err);
+		if (rc)
+			pci_remove(&p->fn);
+	}
 	if (rc) {
 		v->ops->destroy(v);
 		free(p);
@@ -480,7 +561,6 @@ int virtio_pci_create(struct device **dev, struct pci *pci, struct virtio *v, st
 	pthread_mutex_init(&p->isr_lock, NULL);
 	reset_transport(p);
 	v->transport = &transport;
-	v->transport_ctx = p;
 	*dev = &p->dev;
 	return 0;
 }

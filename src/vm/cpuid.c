@@ -438,21 +438,19 @@ struct cpuid *cpuid_create_for(const struct engine_ops *ops, unsigned vcpus, uin
 
 struct cpuid *cpuid_create_common(const struct engine_ops *const *ops, unsigned vcpus, uint64_t tsc_khz)
 {
-	const struct engine_ops *last = NULL;
+	const struct engine_ops *base = ops[0];
 	struct cpuid *common = NULL;
 
-	/* What only describes is taken from the last one: one that filters the host's, where there is such a one. It must
-	 * not depend on which engine runs first. */
-	for (unsigned i = 0; engines[i]; i++)
-		for (unsigned n = 0; ops[n]; n++)
-			if (ops[n] == engines[i] && (!last || ops[n]->cpuid_filter))
-				last = ops[n];
+	assert(base);
 	for (unsigned n = 0; ops[n]; n++) {
+		/* What only describes is the host's, where one of them filters that: it must not depend on the first. */
+		if (ops[n]->cpuid_filter)
+			base = ops[n];
 		struct cpuid *next = create_for(ops[n], vcpus, tsc_khz, common);
 		cpuid_destroy(common);
 		common = next;
 	}
-	struct cpuid *cpuid = create_for(last ? last : ops[0], vcpus, tsc_khz, common);
+	struct cpuid *cpuid = create_for(base, vcpus, tsc_khz, common);
 	cpuid_destroy(common);
 	return cpuid;
 }

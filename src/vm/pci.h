@@ -39,6 +39,8 @@ struct pci_config {
 	/* A write of data to addr by a device: an interrupt message. Any thread. */
 	void (*msi)(void *ctx, uint64_t addr, uint32_t data);
 	void *msi_ctx;
+	/* engine_ops.vm_doorbell, with msi_ctx; or NULL: every write is a call. */
+	int (*doorbell)(void *ctx, uint64_t addr, int fd, bool on);
 	/* Level-triggered lines. INTA of slot s is on pirq[s % 4], as dsdt.asl says. */
 	struct irq_line pirq[PCI_PIRQS];
 };
@@ -60,6 +62,10 @@ struct pci_bar {
 	const char *name;
 	uint64_t at; /* where it is on the bus, while mapped */
 	bool mapped;
+	/* Doorbells, one each `step` bytes from `bell` on: eventfds of the device's. */
+	uint64_t bell, step;
+	const int *fd;
+	unsigned bells;
 };
 
 struct pci_identity {
@@ -97,6 +103,12 @@ int pci_add(struct pci *pci, struct pci_function *fn, const struct pci_identity 
  * I/O). */
 void pci_add_bar(struct pci_function *fn, unsigned index, enum pci_bar_kind kind, uint64_t size,
 		 const struct io_ops *ops, void *dev, const char *name);
+/* Whether a write to a place in a BAR can become an event on a descriptor, without a thread of ours in between. */
+bool pci_has_doorbells(const struct pci *pci);
+/* Has that done for `bells` places of a memory BAR: a write to the n-th, at offset bell + n * step, may add 1 to fd[n] in
+ * place of a call of `write`, wherever the BAR is. The descriptors must outlive the function's place on the bus. */
+void pci_set_doorbells(struct pci_function *fn, unsigned bar, uint64_t bell, uint64_t step, const int *fd,
+		       unsigned bells);
 /* Adds a capability of `size` bytes with its 2-byte header, whose bytes from the third on are `body`; returns its offset. */
 unsigned pci_add_capability(struct pci_function *fn, uint8_t id, const void *body, unsigned size);
 void pci_set_registers(struct pci_function *fn, const struct pci_registers *registers);

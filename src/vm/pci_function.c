@@ -121,10 +121,21 @@ static bool is_taken(struct pci *pci, struct bus *bus, uint64_t at, uint64_t siz
 	return false;
 }
 
+/* A doorbell that can't be had is a call of the BAR's write function. */
+static void ring_doorbells(struct pci_function *fn, const struct pci_bar *bar, bool on)
+{
+	const struct pci_config *config = &fn->pci->config;
+
+	for (unsigned i = 0; config->doorbell && i < bar->bells; i++)
+		config->doorbell(config->msi_ctx, bar->at + bar->bell + i * bar->step, bar->fd[i], on);
+}
+
 static void unmap_bar(struct pci_function *fn, struct pci_bar *bar)
 {
-	if (bar->mapped)
+	if (bar->mapped) {
+		ring_doorbells(fn, bar, false);
 		bus_remove(bus_of(fn, bar), bar->at);
+	}
 	bar->mapped = false;
 }
 
@@ -144,6 +155,7 @@ static void map_wanted(struct pci_function *fn)
 		bus_add(bus_of(fn, bar), at, bar->size, bar->ops, bar->dev, bar->name);
 		bar->at = at;
 		bar->mapped = true;
+		ring_doorbells(fn, bar, true);
 	}
 }
 
@@ -161,6 +173,24 @@ static void remap(struct pci_function *fn)
 	for (unsigned slot = 0; slot < PCI_SLOTS; slot++)
 		if (pci->slot[slot])
 			map_wanted(pci->slot[slot]);
+}
+
+bool pci_has_doorbells(const struct pci *pci)
+{
+	return pci->config.doorbell;
+}
+
+void pci_set_doorbells(struct pci_function *fn, unsigned index, uint64_t bell, uint64_t step, const int *fd,
+		       unsigned bells)
+{
+	struct pci_bar *bar = &fn->bar[index];
+
+	assert(bar->kind == PCI_BAR_MEM32 || bar->kind == PCI_BAR_MEM64);
+	assert(!bar->mapped && bell + (uint64_t)bells * step <= bar->size);
+	bar->bell = bell;
+	bar->step = step;
+	bar->fd = fd;
+	bar->bells = bells;
 }
 
 bool pci_bar_access(struct pci_function *fn, unsigned index, uint64_t offset, unsigned size, uint64_t *value,

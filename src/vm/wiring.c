@@ -198,6 +198,13 @@ static void on_msi(void *ctx, uint64_t addr, uint32_t data)
 		lapic_bus_msi(vm->lapics, addr, data);
 }
 
+static int on_doorbell(void *ctx, uint64_t addr, int fd, bool on)
+{
+	const struct vm *vm = ctx;
+
+	return vm->ops->vm_doorbell(vm->engine, addr, fd, on);
+}
+
 /* Four lines, of which two each share an input of the 8259s: dsdt.asl tells guests the same. */
 static void pirq_set(void *ctx, unsigned line, bool level)
 {
@@ -216,6 +223,7 @@ static void make_pci(struct vm *vm)
 		.reset_bus = vm->reset_bus,
 		.msi = on_msi,
 		.msi_ctx = vm,
+		.doorbell = vm->ops->vm_doorbell ? on_doorbell : NULL,
 	};
 
 	for (unsigned i = 0; i < PCI_PIRQS; i++)

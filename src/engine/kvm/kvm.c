@@ -219,6 +219,16 @@ static void kvm_vm_eoi_route(struct engine_vm *vm, unsigned pin, const struct en
 	pthread_mutex_unlock(&vm->lock);
 }
 
+/* ---- doorbells ---- */
+
+static int kvm_vm_doorbell(struct engine_vm *vm, uint64_t gpa, int fd, bool on)
+{
+	/* A length of 0 is any, and KVM need not decode the instruction to serve it. */
+	struct kvm_ioeventfd bell = { .addr = gpa, .fd = fd, .flags = on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN };
+
+	return ioctl(vm->fd, KVM_IOEVENTFD, &bell) ? -errno : 0;
+}
+
 /* ---- time ---- */
 
 static uint64_t kvm_vm_tsc(struct engine_vm *vm)
@@ -276,5 +286,6 @@ const struct engine_ops engine_kvm = {
 	.vm_set_clock = kvm_vm_set_clock,
 	.vm_dirty_log = kvm_vm_dirty_log,
 	.vm_dirty_take = kvm_vm_dirty_take,
+	.vm_doorbell = kvm_vm_doorbell,
 	.vcpu_paravirt = kvm_vcpu_paravirt,
 };
