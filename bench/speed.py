@@ -258,9 +258,18 @@ def measure(args):
     programs = guest_build.speed()
     names, order = chosen(args, programs), columns(args)
     before, found = os.getloadavg()[0], {}
+    # Ended by hand, or stuck on a busy host: what whole rounds found is not lost.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for i in range(args.rounds):
-        for column in order if i % 2 == 0 else reversed(order):
-            measure_round(column, args, programs, names, found)
+        try:
+            for column in order if i % 2 == 0 else reversed(order):
+                measure_round(column, args, programs, names, found)
+        except (KeyboardInterrupt, machine.MachineTimeout) as e:
+            if i == 0:
+                raise
+            args.rounds = i
+            print(f"bench speed: ended after {i} rounds: {str(e).splitlines()[0] if str(e) else 'by a signal'}", file=sys.stderr)
+            break
     progress("")
     result = {"measured": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
               "commit": boot.version(["git", "-C", str(TOP), "rev-parse", "--short", "HEAD"]), "host": boot.host(), "load": [before, os.getloadavg()[0]],
@@ -322,6 +331,9 @@ def main():
         result = measure(args)
         if args.against:
             take_over(result, args.against)
+    except KeyboardInterrupt:
+        progress("")
+        sys.exit("bench speed: ended by a signal before the first round was done")
     except (BenchError, guest_assets.AssetError, guest_build.BuildError, machine.MachineTimeout) as e:
         progress("")
         sys.exit(f"bench speed: {e}")
