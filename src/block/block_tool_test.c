@@ -229,6 +229,12 @@ static void set_iov(struct random *random, struct worker *worker)
 	}
 }
 
+static void put_random(uint8_t *bytes, uint64_t *state)
+{
+	uint64_t word = next(state);
+	memcpy(bytes, &word, sizeof(word));
+}
+
 static void random_start(struct random *random, struct worker *worker)
 {
 	static const enum block_op ops[] = { BLOCK_READ,  BLOCK_READ,  BLOCK_READ,    BLOCK_WRITE,        BLOCK_WRITE,
@@ -251,7 +257,7 @@ static void random_start(struct random *random, struct worker *worker)
 	}
 	if (r->op == BLOCK_WRITE)
 		for (uint64_t i = 0; i < r->size; i += 8)
-			memcpy(worker->bytes + i, &(uint64_t){ next(&random->state) }, 8);
+			put_random(worker->bytes + i, &random->state);
 	if (r->op == BLOCK_WRITE_ZEROES)
 		memset(worker->bytes, 0, r->size);
 	if ((r->op == BLOCK_WRITE || r->op == BLOCK_WRITE_ZEROES) &&

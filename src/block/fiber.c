@@ -48,6 +48,7 @@ static void fiber_main(unsigned high, unsigned low)
 {
 	struct fiber *fiber = (struct fiber *)((uintptr_t)high << 32 | low); // NOLINT(performance-no-int-to-ptr)
 	for (;;) {
+		assert(fiber->fn);
 		fiber->fn(fiber->arg);
 		fiber->fn = NULL;
 		fiber_wait(fiber->fibers);

@@ -56,6 +56,8 @@ struct qcow2_op {
 	TAILQ_ENTRY(qcow2_op) link;
 };
 
+TAILQ_HEAD(qcow2_ops, qcow2_op);
+
 /* A request that went straight to the file. */
 struct qcow2_direct {
 	struct block_request below;
@@ -118,7 +120,7 @@ struct qcow2 {
 	bool corrupt; /* found while it is open: no more writes */
 	char why[256];
 
-	TAILQ_HEAD(, qcow2_op) ops; /* in the order of arrival */
+	struct qcow2_ops ops; /* in the order of arrival */
 	unsigned exclusive_ops;
 	struct fiber_queue op_waiters;
 	struct qcow2_direct *unused;

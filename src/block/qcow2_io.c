@@ -155,17 +155,12 @@ static bool op_conflicts(const struct qcow2_op *a, const struct qcow2_op *b)
 /* Is there an earlier one that it must wait for? Since ops only ever wait for earlier ones, somebody can always go on. */
 static bool op_blocked(const struct qcow2 *q, const struct qcow2_op *op)
 {
-	const struct qcow2_op *other;
 	if (!op->exclusive && !q->exclusive_ops)
 		return false;
-	TAILQ_FOREACH(other, &q->ops, link)
-	{
-		if (other == op)
-			return false;
-		if (op_conflicts(op, other))
-			return true;
-	}
-	return false;
+	const struct qcow2_op *other = TAILQ_FIRST(&q->ops);
+	while (other && other != op && !op_conflicts(op, other))
+		other = TAILQ_NEXT(other, link);
+	return other && other != op;
 }
 
 static void op_set(const struct qcow2 *q, struct qcow2_op *op, uint64_t offset, uint64_t size, bool exclusive)

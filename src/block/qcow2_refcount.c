@@ -321,7 +321,8 @@ static int counted_slice(struct qcow2 *q, uint64_t cluster, struct qcow2_slice *
 			return rc;
 	}
 	qcow2_why(q, "the cluster at 0x%" PRIx64 " is in use, but its refcount is 0", cluster << q->cluster_bits);
-	return qcow2_corrupt(q);
+	qcow2_corrupt(q);
+	return -EIO;
 }
 
 /* Gives back the first of `count` clusters, and as many behind it as go with it in one step: *n. */

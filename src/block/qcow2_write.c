@@ -385,8 +385,10 @@ static uint64_t without_table(const struct qcow2 *q, uint64_t offset)
 
 static struct qcow2_entry zero_entry(const struct qcow2 *q)
 {
-	return q->header.extended_l2 ? (struct qcow2_entry){ .bitmap = 0xffffffffull << 32 }
-				     : (struct qcow2_entry){ .word = QCOW2_ZERO };
+	struct qcow2_entry entry = { .word = QCOW2_ZERO };
+	if (q->header.extended_l2)
+		entry = (struct qcow2_entry){ .bitmap = 0xffffffffull << 32 };
+	return entry;
 }
 
 /* Changes a cluster's entry to `new`, or, when `keep` is set and the cluster is ours alone, to zeros in the same place. */
@@ -460,7 +462,9 @@ int qcow2_write_zeroes(struct qcow2 *q, const struct block_request *request)
 	bool backed = q->backing;
 	if ((q->header.version < 3 && backed) || !whole_clusters(q, request, &start, &end))
 		return write_zero_bytes(q, request->offset, request->size);
-	struct qcow2_entry new = q->header.version < 3 ? (struct qcow2_entry){ 0 } : zero_entry(q);
+	struct qcow2_entry new = { .word = 0 };
+	if (q->header.version >= 3)
+		new = zero_entry(q);
 	bool keep = q->header.version >= 3 && !request->unmap;
 	int rc = write_zero_bytes(q, request->offset, start - request->offset);
 	if (!rc)
@@ -472,10 +476,13 @@ int qcow2_write_zeroes(struct qcow2 *q, const struct block_request *request)
 
 int qcow2_discard(struct qcow2 *q, const struct block_request *request)
 {
+	struct qcow2_entry new = { .word = 0 };
 	uint64_t start, end;
 	bool backed = q->backing;
 	/* What the backing file has must not come back; version 2 has no entry that says so. */
 	if ((q->header.version < 3 && backed) || !whole_clusters(q, request, &start, &end))
 		return 0;
-	return replace_entries(q, start, end, backed ? zero_entry(q) : (struct qcow2_entry){ 0 }, false, true);
+	if (backed)
+		new = zero_entry(q);
+	return replace_entries(q, start, end, new, false, true);
 }
