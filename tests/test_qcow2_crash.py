@@ -101,7 +101,7 @@ def test_power_loss(tool, tmp_path, options):  # noqa: F811
     tool("hammer", f"{image},record={log}", 5, 400, SPAN)
     history = list(records(log))
     r = random.Random(options)
-    cuts = sorted(r.randrange(len(history)) for _ in range(25))
+    cuts = sorted(r.randrange(len(history)) for _ in range(12))
     done, stable, flushed = 0, first, 0
     for cut in cuts:
         # What the last flush before the cut has made stable is there.
