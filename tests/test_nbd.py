@@ -215,3 +215,33 @@ def test_it_falls_silent(tool, nbdkit):  # noqa: F811
     server.process.send_signal(signal.SIGCONT)
     out, _ = guest.communicate(timeout=120)
     assert "connected again" in out and "error" not in out and out.endswith("read\n")
+
+
+def test_under_a_machine(argv, kernel, initramfs, modules, nbdkit, tmp_path):  # noqa: F811
+    """The server dies and comes back while a guest writes; then it stays away, which does not hold up the machine's end."""
+    import machine
+    script = r"""
+        echo "@ready"; read -r line </dev/console
+        for i in $(seq 64); do dd if=/dev/zero of=/dev/vda bs=64k count=1 seek=$i oflag=direct 2>/dev/null && echo "@wrote $i"; sleep 0.02; done
+        tr '\0' x </dev/zero | dd of=/dev/vda bs=4k count=64 conv=fsync iflag=fullblock 2>/dev/null && echo "@synced"
+        read -r line </dev/console; dd if=/dev/vda of=/dev/null bs=4k count=1 iflag=direct & sleep 0.5; echo "@waits"; sleep 100"""
+    disk = tmp_path / "served"
+    with open(disk, "wb") as f:
+        f.truncate(SIZE)
+    address, server = nbdkit("file", disk)
+    command = argv(kernel(), initrd=initramfs(script, modules("virtio_pci", "virtio_blk")), append=f"{machine.CONSOLE} quiet", disks=[address])
+    with machine.Machine(command) as vm:
+        assert vm.read_until("@ready\n", timeout=60), vm.output + vm.errors
+        vm.send("go\n")
+        assert vm.read_until("@wrote 5\n", timeout=60), vm.output + vm.errors
+        server.kill()
+        server.start()
+        assert vm.read_until("@synced\n", timeout=60), vm.output + vm.errors
+        assert all(f"@wrote {i}\n" in vm.output for i in range(1, 65)), vm.output
+        server.kill()
+        assert disk.read_bytes()[:256 << 10] == b"x" * (256 << 10)
+        vm.send("go\n")
+        assert vm.read_until("@waits\n", timeout=60), vm.output + vm.errors
+        vm.process.terminate()
+        assert vm.wait(60) == 3
+        assert "connected again" in vm.errors and "not there for" not in vm.errors and "I/O error" not in vm.output, vm.errors

@@ -60,6 +60,12 @@ bool block_poll(struct block *block, bool wait)
 	return run_finished(block) || any;
 }
 
+void block_cancel(struct block *block)
+{
+	if (block->ops->cancel)
+		block->ops->cancel(block);
+}
+
 void block_drain(struct block *block)
 {
 	while (block->under_way) {

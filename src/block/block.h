@@ -90,6 +90,9 @@ void block_kick(struct block *block);
 /* Has `done` called for what the host has finished meanwhile, earlier than the loop would; with `wait`, waits until there is something
  * (nothing under way: returns at once). Not from within `done`. False: nothing happened. */
 bool block_poll(struct block *block, bool wait);
+/* Whoever submitted no longer cares for what is under way: what waits for a server that is not there ends soon, with -ECANCELED.
+ * The rest goes on. For a reset or the end, before block_drain. */
+void block_cancel(struct block *block);
 /* Waits until no request is under way; `done` may submit more, which is waited for as well. */
 void block_drain(struct block *block);
 

@@ -21,6 +21,8 @@ struct block_ops {
 	 * requests are under way. A layer on others passes it on by block_poll, with `wait` to one whose under_way is not 0. False: nothing
 	 * happened. NULL: all that it does ends within submit. */
 	bool (*poll)(struct block *block, bool wait);
+	/* Ends with -ECANCELED what waits for someone who may never come. A layer on others passes it on. NULL: nothing does. */
+	void (*cancel)(struct block *block);
 	/* Looks at the size again. NULL: it does not change. */
 	uint64_t (*refresh)(struct block *block);
 	/* Makes it `size` bytes long, growing only; for formats that need room in what they stand on. Blocks; may be NULL: -EOPNOTSUPP. Rarely

@@ -153,6 +153,12 @@ static bool limit_poll(struct block *block, bool wait)
 	return wait && block_poll(limit->below, true);
 }
 
+static void limit_cancel(struct block *block)
+{
+	release(of(block), true);
+	block_cancel(of(block)->below);
+}
+
 /* ---- the layer ---- */
 
 static uint64_t limit_refresh(struct block *block)
@@ -190,6 +196,7 @@ static const struct block_ops limit_ops = {
 	.submit = limit_submit,
 	.kick = limit_kick,
 	.poll = limit_poll,
+	.cancel = limit_cancel,
 	.refresh = limit_refresh,
 	.grow = limit_grow,
 	.close = limit_close,

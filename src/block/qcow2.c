@@ -181,6 +181,14 @@ static void qcow2_kick(struct block *block)
 		block_kick(q->backing);
 }
 
+static void qcow2_cancel(struct block *block)
+{
+	struct qcow2 *q = of(block);
+	block_cancel(q->file);
+	if (q->backing)
+		block_cancel(q->backing);
+}
+
 static bool qcow2_poll(struct block *block, bool wait)
 {
 	struct qcow2 *q = of(block);
@@ -224,6 +232,7 @@ static const struct block_ops qcow2_ops = {
 	.submit = qcow2_submit,
 	.kick = qcow2_kick,
 	.poll = qcow2_poll,
+	.cancel = qcow2_cancel,
 	.close = qcow2_close,
 };
 

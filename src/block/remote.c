@@ -419,6 +419,16 @@ bool remote_poll(struct block *block, bool wait)
 	return true;
 }
 
+void remote_cancel(struct block *block)
+{
+	struct remote *remote = of(block);
+	struct remote_io *io;
+	while (!remote->handle && (io = TAILQ_FIRST(&remote->waiting))) {
+		TAILQ_REMOVE(&remote->waiting, io, link);
+		io_end(io, -ECANCELED);
+	}
+}
+
 int remote_close(struct block *block)
 {
 	struct remote *remote = of(block);

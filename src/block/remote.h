@@ -72,11 +72,13 @@ int remote_wait(int fd, short events, int cancel, uint64_t deadline);
 /* For submit, kick, poll and so on in .block of a driver's ops. */
 void remote_submit(struct block *block, struct block_request *request);
 bool remote_poll(struct block *block, bool wait);
+void remote_cancel(struct block *block);
 int remote_close(struct block *block);
 
-#define REMOTE_BLOCK_OPS(kind)                                                                      \
-	{                                                                                           \
-		.name = (kind), .submit = remote_submit, .poll = remote_poll, .close = remote_close \
+#define REMOTE_BLOCK_OPS(kind)                                                                         \
+	{                                                                                              \
+		.name = (kind), .submit = remote_submit, .poll = remote_poll, .cancel = remote_cancel, \
+		.close = remote_close                                                                  \
 	}
 
 #endif

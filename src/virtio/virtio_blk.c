@@ -156,7 +156,8 @@ static void report(struct blk *blk, const struct block_request *r, int result)
 	uint64_t now = host_now();
 	char text[512], more[64] = "";
 
-	if (result == -EINVAL || result == -EROFS || result == -EPERM || result == -EOPNOTSUPP || !blk->v.env.warn)
+	if (result == -EINVAL || result == -EROFS || result == -EPERM || result == -EOPNOTSUPP ||
+	    result == -ECANCELED || !blk->v.env.warn)
 		return;
 	if (now < blk->quiet_until) {
 		blk->untold++;
@@ -432,19 +433,24 @@ static void on_loop(struct blk *blk, void (*fn)(void *arg))
 		fn(blk);
 }
 
-/* Requests have ended when it returns: their chains are pushed or, since their queues have stopped, dropped. */
-static void drain(void *arg)
+/* Requests have ended when it returns, and their chains are pushed. */
+static void pause_queues(void *arg)
 {
 	struct blk *blk = arg;
 
+	blk->paused = true;
 	block_drain(blk->block);
 	send_interrupts(blk);
 }
 
-static void pause_queues(void *arg)
+/* The same, but nobody wants to know how they end. */
+static void drain(void *arg)
 {
-	((struct blk *)arg)->paused = true;
-	drain(arg);
+	struct blk *blk = arg;
+
+	block_cancel(blk->block);
+	block_drain(blk->block);
+	send_interrupts(blk);
 }
 
 static void unpause_queues(void *arg)
