@@ -119,19 +119,19 @@ static bool is_mounted(const char *root, unsigned long magic)
 	return !statfs(root, &fs) && (unsigned long)fs.f_type == magic;
 }
 
-/* A v2 hierarchy's controllers; on top of them come what v2 does without any. */
+/* A v2 hierarchy's controllers, and what v2 does without any. Beside v1 it is for finding and freezing processes only: what
+ * controllers it may have left over stay as they are. */
 static unsigned v2_controllers(const struct cgroup_place *place, bool alone)
 {
-	const struct cgroup_place top = { .v2 = true };
-	struct cgroup_place root = top;
+	struct cgroup_place root = { .v2 = true };
 	char text[512];
 
+	if (!alone)
+		return 0;
 	memcpy(root.root, place->root, sizeof(root.root));
 	if (cgroup_read(&root, "cgroup.controllers", text, sizeof(text)) < 0)
 		text[0] = 0;
-	unsigned bits = controller_bits(text, ' ');
-
-	return alone ? bits | CG_CPUACCT | CG_FREEZER | CG_DEVICES : bits;
+	return controller_bits(text, ' ') | CG_CPUACCT | CG_FREEZER | CG_DEVICES;
 }
 
 /* Takes a line of /proc/self/cgroup, "4:memory:/path". Hierarchies that are not mounted where they always are, are left out. */
@@ -379,6 +379,8 @@ int cgroup_open_v2(const struct cgroup *cgroup, struct error *err)
 		int fd =
 		    open(cgroup_file(&cgroup->places[i], "", path, sizeof(path)), O_PATH | O_DIRECTORY | O_CLOEXEC);
 
+		if (fd < 0 && errno == ENOENT)
+			return -1;
 		return fd < 0 ? error_errno(err, -errno, "can't open the cgroup %s", path) : fd;
 	}
 	return -1;
@@ -393,6 +395,8 @@ int cgroup_open_tasks(const struct cgroup *cgroup, int fds[CGROUP_PLACES], struc
 		if (cgroup->places[i].v2)
 			continue;
 		fds[count] = open(cgroup_file(&cgroup->places[i], "tasks", path, sizeof(path)), O_WRONLY | O_CLOEXEC);
+		if (fds[count] < 0 && errno == ENOENT) /* planned, but this user might not make it */
+			continue;
 		if (fds[count] < 0) {
 			int rc = -errno;
 

@@ -42,6 +42,11 @@ int child_enter_cgroups(void *child, struct error *err)
 
 	if (!rc)
 		rc = cgroup_enter(c->message->fds, c->message->fd_count, err);
+	if (!rc && c->systemd && c->init < 0) {
+		rc = cgroup_find(c->cgroup, err);
+		for (unsigned i = 0; i < c->cgroup->count; i++)
+			memcpy(c->cgroup->places[i].path, c->cgroup->places[i].own, sizeof(c->cgroup->places[i].own));
+	}
 	/* A namespace's root is where its maker was at that moment. */
 	if (!rc && c->init < 0 && c->config->namespaces[NS_CGROUP].given && !c->config->namespaces[NS_CGROUP].path &&
 	    unshare(CLONE_NEWCGROUP))

@@ -17,7 +17,7 @@
 struct child {
 	const struct oci_config *config;
 	const struct oci_process *process;
-	const struct cgroup *cgroup;
+	struct cgroup *cgroup;
 	const char *id;
 	const char *rootfs; /* its path on the host */
 	const char *state;  /* JSON, for the hooks before the start; or NULL */
@@ -28,6 +28,7 @@ struct child {
 	int init;           /* pidfd of the container to join; -1 when it is made */
 	int join;           /* CLONE_NEW... to join from it */
 	bool no_pivot, new_keyring;
+	bool systemd;      /* which chooses the cgroups, so that only the process itself can find them */
 	bool mapped;       /* a new user namespace: wait for its maps */
 	unsigned preserve; /* how many descriptors after 2 stay open */
 	/* The child's own, while it runs. */

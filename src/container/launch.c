@@ -36,6 +36,7 @@ void launch_init(struct launch *l, const struct container_launch *options)
 	l->child.cgroup = &l->state.cgroup;
 	l->child.id = options->id;
 	l->child.rootfs = l->state.rootfs;
+	l->child.systemd = options->systemd;
 	l->child.no_pivot = options->no_pivot;
 	l->child.new_keyring = !options->no_new_keyring;
 	l->child.preserve = options->preserve;

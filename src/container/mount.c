@@ -321,7 +321,12 @@ static int mount_cgroup_v1(const struct mount_context *c, const struct oci_mount
 	}
 	for (unsigned i = 0; i < c->cgroup->count && !rc; i++) {
 		const char *base = strrchr(c->cgroup->places[i].root, '/') + 1, *comma = strchr(base, ',');
+		char folder[CGROUP_PATH + 64];
 
+		/* An unprivileged user has no folder to show. */
+		if (!c->cgroup_namespace &&
+		    access(cgroup_file(&c->cgroup->places[i], "", folder, sizeof(folder)), F_OK))
+			continue;
 		if (mkdirat(fd, base, 0755))
 			rc = error_errno(err, -errno, "can't make %s", base);
 		/* "cpu,cpuacct" is found under each of its names. */
