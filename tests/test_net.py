@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network cards, with Debian's kernel and drivers in the guest and real programs at the other end."""
+import contextlib
 import hashlib
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -265,6 +268,29 @@ def test_switch_folders(argv, kernel, tmp_path):
         vm = machine.run(argv(kernel(), options=["--net", f"switch,path={where}"]), timeout=20)
         assert vm.code == 1 and says in vm.errors and len(vm.errors.splitlines()) == 1, vm.errors
     assert notes.read_text() == "mine"
+
+
+def test_peer_that_resets(guest):
+    """A server that neither reads nor waits, and a guest that doesn't read either: when every buffer between them is full, the
+    server resets the connection."""
+    def serve(listener):
+        client, _ = listener.accept()
+        client.setblocking(False)
+        for _ in range(40):
+            time.sleep(0.1)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    client.send(bytes(1 << 16))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, netlab.Server(b"still there") as other:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        found = guest(netlab.DHCP + f"""
+            echo 'exec cat /dev/zero' >/tmp/push; chmod +x /tmp/push
+            timeout 8 nc 10.0.2.2 {listener.getsockname()[1]} -e sh /tmp/push
+            echo "@after"; nc 10.0.2.2 {other.port} </dev/null; echo""", ["--net", "user"])
+    assert found["after"] == ["still there"]
 
 
 def test_restricted(guest):

@@ -34,6 +34,7 @@ enum {
 /* What is known of a descriptor, which is its index in the table. */
 struct watched {
 	uint32_t wanted, set, ready; /* EPOLL*; set: what the epoll set has, 0 for nothing */
+	bool reads;                  /* has been waited for to read: it is connected */
 };
 
 /* A frame that the guest had no room for. */
@@ -183,7 +184,9 @@ static int on_add_poll(int fd, int events, void *opaque)
 {
 	if (fd < 0)
 		return -1;
-	watched_at(opaque, fd)->wanted = to_epoll(events);
+	struct watched *w = watched_at(opaque, fd);
+	w->wanted = to_epoll(events);
+	w->reads |= (events & SLIRP_POLL_IN) != 0;
 	return fd;
 }
 
@@ -193,7 +196,12 @@ static int on_get_ready(int fd, void *opaque)
 
 	if (fd < 0 || fd >= user->watched_top)
 		return 0;
-	uint32_t ready = user->watched[fd].ready;
+	const struct watched *w = &user->watched[fd];
+	uint32_t ready = w->ready;
+	/* Errors come unasked for, and libslirp answers them by reading, for which it asserts that there is room. A connection
+	 * that waits to write only is told that it can: it finds the error by itself. */
+	if (ready && w->reads && !(w->set & EPOLLIN))
+		return SLIRP_POLL_OUT;
 	return (ready & EPOLLIN ? SLIRP_POLL_IN : 0) | (ready & EPOLLOUT ? SLIRP_POLL_OUT : 0) |
 	       (ready & EPOLLPRI ? SLIRP_POLL_PRI : 0) | (ready & EPOLLERR ? SLIRP_POLL_ERR : 0) |
 	       (ready & EPOLLHUP ? SLIRP_POLL_HUP : 0);
