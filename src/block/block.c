@@ -49,6 +49,13 @@ void block_done(struct block_request *request, int result)
 	event_queue(block->loop, &block->work);
 }
 
+void block_done_now(struct block_request *request, int result)
+{
+	assert(result <= 0);
+	request->block->under_way--;
+	request->done(request, result);
+}
+
 bool block_poll(struct block *block, bool wait)
 {
 	bool any = run_finished(block);

@@ -59,6 +59,8 @@ void block_fini(struct block *block);
 
 /* The end of a request, from the layer that serves it: `done` is called from the loop, soon. On the loop's thread. */
 void block_done(struct block_request *request, int result);
+/* As block_done, but calls `done` at once: within the `done` of a request below, which spares the loop another turn. */
+void block_done_now(struct block_request *request, int result);
 
 /* Does a WRITE_ZEROES by writing zeros and ends it: for a layer that finds that its cheaper way does not work here. */
 void block_write_zeros(struct block *block, struct block_request *request);

@@ -49,7 +49,7 @@ static void direct_done(struct block_request *below, int result)
 	q->unused = direct;
 	if (tracked)
 		qcow2_op_end(q, &direct->op);
-	block_done(request, result);
+	block_done_now(request, result);
 }
 
 static struct qcow2_direct *direct_take(struct qcow2 *q, struct block_request *request)
