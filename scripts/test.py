@@ -17,6 +17,8 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 
+import fuzz
+
 TOP = pathlib.Path(__file__).resolve().parent.parent
 SANITIZERS = {
     "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1",
@@ -82,6 +84,17 @@ def unit_tests(title, build, env):
     return total
 
 
+def fuzz_targets():
+    """Each fuzz target for a few seconds, from what tests/corpus holds."""
+    print("== fuzz targets", flush=True)
+    held, broken = fuzz.kept()
+    for name, said in broken.items():
+        print(f"-- {name}\n{said}")
+    total = Count(len(held), len(broken))
+    print(f"fuzz targets: {total}", flush=True)
+    return total
+
+
 def whole_program_tests(title, env, options):
     print(f"== {title}", flush=True)
     report = TOP / "build/pytest.xml"
@@ -121,6 +134,8 @@ def main():
     if not args.k:
         total += unit_tests("unit tests", "build", {"DIFF_RUNS": "1000000"})
         total += unit_tests("unit tests under ASan and UBSan", "build-asan", SANITIZERS)
+    if not args.unit and not args.k:
+        total += fuzz_targets()
     if not args.unit:
         options = (["-k", args.k] if args.k else []) + (["--all"] if args.all else [])
         total += whole_program_tests("whole programs", {}, options + ["tests"])

@@ -57,15 +57,22 @@ static struct virtio *make_disk(struct test_guest *g, unsigned choice)
 	return v;
 }
 
-/* What is fuzzed: %d stands for what makes a socket's name one of its own, no options for the disk that is
- * made here. */
+/* What is fuzzed of each kind; one without a line here does not compile. %d stands for what makes a socket's name one of its
+ * own, no options for the disk that is made here. Devices whose back end is another process have a target of their own,
+ * vhost_device_fuzz.c. */
+#define FUZZ_rng { "rng", "" },
+#define FUZZ_balloon { "balloon", "16M,stats=1" },
+#define FUZZ_blk { "blk", NULL },
+#define FUZZ_console { "console", "/tmp/plures-fuzz-%d,name=a\n/tmp/plures-fuzz-%d-b,console" },
+#define FUZZ_net { "net", "user,restrict" }, { "net", "none,bps=1M" },
+#define FUZZ_vsock { "vsock", "cid=3,path=/tmp/plures-fuzz-%d-v" },
+#define FUZZ_share
+#define FUZZ_vhost_user
+
 static const char *const devices[][2] = {
-	{ "rng", "" },
-	{ "balloon", "16M,stats=1" },
-	{ "blk", NULL },
-	{ "console", "/tmp/plures-fuzz-%d,name=a\n/tmp/plures-fuzz-%d-b,console" },
-	{ "net", "user,restrict" },
-	{ "net", "none,bps=1M" },
+#define VIRTIO_DEVICE(name) FUZZ_##name
+#include "virtio/devices.def"
+#undef VIRTIO_DEVICE
 };
 
 /* One of them, which need nothing of the host but a place for sockets. */
