@@ -9,6 +9,7 @@ import build as guest_build
 import guest_assets
 import machine
 import nested
+import netlab
 from test_boot import HARMLESS, parts
 from test_tiny import FAILED, OK
 
@@ -69,7 +70,8 @@ def test_info_and_tiny_guests(l1, cpus):
 # QEMU 7.2's TCG does not tell a hypervisor of XSETBV, so L1's KVM would not know what a guest's XCR0 is.
 APPEND = "noxsave nowatchdog"
 
-L2 = r"""
+L2 = netlab.DHCP + r"""
+echo "@net"; nc 10.0.2.2 5000 </dev/null | md5sum
 echo "@cpus"; nproc
 echo "@features"; grep -m1 ^flags /proc/cpuinfo
 echo "@random"; dd if=/dev/hwrng bs=1000 count=20 2>/dev/null | wc -c
@@ -85,15 +87,17 @@ echo "@well"
 @pytest.mark.parametrize("cpus", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_debian(l1, modules, cpus):
     """Debian's kernel, as packaged, boots, uses what is paravirtual, and powers off."""
-    initrd = guest_assets.initramfs(L2, modules("virtio_pci", "virtio_rng", "virtio_blk"))
+    initrd = guest_assets.initramfs(L2, modules("virtio_pci", "virtio_rng", "virtio_blk", "virtio_net"))
     script = ("mkdir /d; mount -t tmpfs tmp /d; dd if=/dev/urandom of=/d/disk bs=1M count=4 2>/dev/null; echo '@before'; md5sum </d/disk\n"
-              f"plures run --engine kvm --cpus {cpus} -m 192M --rng --disk /d/disk --kernel /l2/vmlinuz --initrd /l2/initrd"
+              "ip link set lo up; cp /d/disk /d/served; nc -l -p 5000 -e cat /d/served &\n"
+              f"plures run --engine kvm --cpus {cpus} -m 192M --rng --disk /d/disk --net user --kernel /l2/vmlinuz --initrd /l2/initrd"
               f" --append 'console=ttyS0 quiet {APPEND}' </dev/null 2>&1; echo status $?; echo '@after'; head -c 1048576 /d/disk | md5sum; echo '@end'")
     output, said = l1(script, {"l2/initrd": initrd})
     found = parts(output)
     assert "well" in found and "status 0" in found["well"], said
     assert found["cpus"] == [str(cpus)] and found["random"] == ["20000"] and found["work"] == ["done"] * 4, said
     assert found["disk"] == [found["before"][0], found["after"][0]], said
+    assert found["lease"] == ["10.0.2.15 10.0.2.2 10.0.2.3"] and found["net"] == found["before"][:1], said
     assert "hypervisor" in found["features"][0].split() and "x2apic" in found["features"][0].split()
     rows = {line.split(":")[0].strip(): line for line in found["interrupts"] if ":" in line}
     assert any("PCI-MSI" in line and "virtio0" in line and int(line.split()[1]) > 0 for line in found["interrupts"]), said

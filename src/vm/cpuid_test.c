@@ -262,6 +262,66 @@ static void test_this_host(void **state)
 	cpuid_destroy(c);
 }
 
+/* Two engines on the same host: one that translates, and one that runs guest code as it stands and lists what it has. */
+static void keep(uint32_t leaf, uint32_t subleaf, struct engine_cpuid *r)
+{
+	(void)leaf, (void)subleaf, (void)r;
+}
+
+static int list_leaves(struct engine_cpuid_leaf *leaves, unsigned max)
+{
+	assert_in_range(max, 4, 1000);
+	leaves[0] = (struct engine_cpuid_leaf){ 0, 0, { 0x10, 0x68747541, 0x444d4163, 0x69746e65 } };
+	leaves[1] = (struct engine_cpuid_leaf){ 1, 0, { 0, 0, 1u << 17 | 1u << 13, ~0u } };
+	leaves[2] = (struct engine_cpuid_leaf){ 0x40000001, 0, { 1u << 5 | 1u << 31, 0, 0, 0 } };
+	leaves[3] = (struct engine_cpuid_leaf){ 0x80000008, 0, { 48 << 8 | 40, 1u << 12 | 1u << 13, 0, 0 } };
+	return 4;
+}
+
+static const struct engine_ops translates = { .name = "translates", .cpuid_filter = keep };
+static const struct engine_ops runs_direct = { .name = "direct", .direct = true, .cpuid_leaves = list_leaves };
+
+/* Mitigations are the CPU's own where guest code meets it, and nobody's where it may be elsewhere tomorrow. */
+static void test_engines_that_run_guest_code_as_it_stands(void **state)
+{
+	enum {
+		PCID = 1 << 17,
+		CX16 = 1 << 13,
+		IBPB = 1 << 12,
+		IBRS = 1 << 14,
+		ARCH_CAPABILITIES = 1 << 29,
+		STEAL = 1 << 5,
+		CLOCK = 1
+	};
+	const struct engine_ops *const both[] = { &runs_direct, &translates, NULL };
+	struct cpuid *direct = cpuid_create_for(&runs_direct, 1, 2600000);
+	struct cpuid *translated = cpuid_create_for(&translates, 1, 2600000);
+	struct cpuid *common = cpuid_create_common(both, 1, 2600000);
+	uint32_t d[CPUID_WORDS], t[CPUID_WORDS], c[CPUID_WORDS];
+
+	(void)state;
+	cpuid_words(direct, d);
+	cpuid_words(translated, t);
+	cpuid_words(common, c);
+	assert_int_equal(d[CPUID_1_ECX] & (PCID | CX16), PCID | CX16);
+	assert_int_equal(d[CPUID_80000008_EBX] & (IBPB | IBRS), IBPB);
+	assert_int_equal(d[CPUID_7_EDX] & ARCH_CAPABILITIES, 0);
+	assert_int_equal(t[CPUID_1_ECX] & PCID, 0);
+	assert_int_equal(t[CPUID_80000008_EBX] & IBPB, 0);
+	assert_int_equal(t[CPUID_7_EDX] & ARCH_CAPABILITIES, ARCH_CAPABILITIES);
+	/* The kernel's paravirtual interfaces only where it has them and we know them; the clock always. */
+	assert_int_equal(d[CPUID_KVM_EAX] & (STEAL | CLOCK | 1u << 31), STEAL | CLOCK);
+	assert_int_equal(t[CPUID_KVM_EAX] & (STEAL | CLOCK), CLOCK);
+	for (unsigned i = 0; i < CPUID_WORDS; i++)
+		assert_int_equal(c[i] & ~(d[i] & t[i]), 0);
+	assert_int_equal(c[CPUID_80000008_EBX] & (IBPB | IBRS), 0);
+	assert_int_equal(c[CPUID_7_EDX] & ARCH_CAPABILITIES, 0);
+	assert_int_equal(c[CPUID_KVM_EAX] & (STEAL | CLOCK), CLOCK);
+	cpuid_destroy(direct);
+	cpuid_destroy(translated);
+	cpuid_destroy(common);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -272,6 +332,7 @@ int main(void)
 		cmocka_unit_test(test_xsave_follows_the_features),
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_this_host),
+		cmocka_unit_test(test_engines_that_run_guest_code_as_it_stands),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
