@@ -483,3 +483,31 @@ def test_hook_timeout_and_absence(runtime):
     assert r.returncode != 0 and "/no/hook" in r.stderr
     r = runtime.run(config("true", hooks={"poststart": [{"path": "/bin/false"}], "poststop": [{"path": "/bin/false"}]}))
     assert r.returncode == 0 and "hooks.poststart[0]" in r.stderr and "hooks.poststop[0]" in r.stderr
+
+
+# --- the runtime itself ---------------------------------------------------------------------------------------------------
+
+def test_features(runtime):
+    features = json.loads(runtime.call("features", check=True).stdout)
+    assert features["ociVersionMax"] == "1.1.0" and set(features["hooks"]) == {"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
+    assert {"ro", "rro", "idmap", "rbind", "tmpcopyup"} <= set(features["mountOptions"])
+    assert len(features["linux"]["namespaces"]) == 8 and "CAP_BPF" in features["linux"]["capabilities"]
+    assert "SCMP_ACT_NOTIFY" in features["linux"]["seccomp"]["actions"]
+
+
+def test_spec_can_be_run(runtime):
+    bundle = runtime.folder / "new"
+    bundle.mkdir()
+    runtime.call("spec", "-b", bundle, check=True)
+    c = json.loads((bundle / "config.json").read_text())
+    c["process"] |= {"terminal": False, "args": ["/bin/echo", "well"]}
+    c["root"]["path"] = str(runtime.rootfs)
+    (bundle / "config.json").write_text(json.dumps(c))
+    assert runtime.call("run", "-b", bundle, runtime.name(), check=True).stdout == "well\n"
+    again = runtime.call("spec", "-b", bundle)
+    assert again.returncode == 1 and "config.json" in again.stderr
+
+
+def test_version_for_containerd(runtime):
+    lines = runtime.call("--version", check=True).stdout.splitlines()
+    assert " version " in lines[0] and lines[1].startswith("commit: ") and lines[2].startswith("spec: ")

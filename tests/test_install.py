@@ -17,4 +17,4 @@ def test_install(tmp_path):
     assert version.returncode == 0 and "plures" in version.stdout
     assert (tmp_path / "share/man/man1/plures.1").read_text().startswith(".\\\"")
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [
-        "bin/plures", "bin/plures-oci", "share/man/man1/plures.1"]
+        "bin/plures", "bin/plures-oci", "share/man/man1/plures.1", "share/man/man8/plures-oci.8"]
