@@ -39,7 +39,7 @@ struct soft_profile;
  * stores; the host address is then (a ^ e.tag) + e.host. An invalid tag is one whose page belongs to another index
  * (soft_tlb_no_tag), so no address whatever matches it, and needs no flag. Only ordinary memory is ever entered, and a
  * page that holds translated code (or is read-only, or not yet dirty in its PTE) has no tag_write. */
-#define SOFT_TLB_BITS 9
+#define SOFT_TLB_BITS 12
 #define SOFT_TLB_SIZE (1u << SOFT_TLB_BITS)
 
 struct soft_tlb_entry {
@@ -78,7 +78,7 @@ struct soft_slot {
 /* The instruction TLB: one 64-bit word an entry so that a cross-page link verifies with one compare.
  * (linear page number, 36 bits << 28) | physical page number; ~0 when empty. It has two halves, for CPL < 3 and for
  * CPL 3, since what one may run the other may not: cpu->itlb_of[cpl == 3][soft_itlb_index(lin)]. */
-#define SOFT_ITLB_SIZE 1024u
+#define SOFT_ITLB_SIZE 4096u
 #define SOFT_ITLB_KEY(lin, gpa) ((((lin) >> 12) << 28) | ((gpa) >> 12))
 static inline unsigned soft_itlb_index(uint64_t linear)
 {

@@ -194,8 +194,12 @@ void soft_tlb_protect(struct soft_cpu *cpu, uint64_t gpa)
 {
 	uint64_t page = gpa & ~(uint64_t)SOFT_PAGE_MASK;
 
-	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
-		for (unsigned i = 0; i < SOFT_TLB_SIZE; i++) {
+	for (unsigned word = 0; word < SOFT_MMU_COUNT * (SOFT_TLB_SIZE / 64); word++) {
+		unsigned mmu = word / (SOFT_TLB_SIZE / 64), first = word % (SOFT_TLB_SIZE / 64);
+		uint64_t bits = __atomic_load_n(&cpu->tlb_used[mmu][0][first], __ATOMIC_RELAXED) |
+				__atomic_load_n(&cpu->tlb_used[mmu][1][first], __ATOMIC_RELAXED);
+		for (; bits; bits &= bits - 1) {
+			unsigned i = first * 64 + (unsigned)__builtin_ctzll(bits);
 			struct soft_tlb_entry *entry = &cpu->tlb[mmu][i];
 			uint64_t flags = __atomic_load_n(&entry->flags, __ATOMIC_RELAXED);
 			if ((flags & ~(uint64_t)SOFT_PAGE_MASK) == page)
