@@ -7,8 +7,8 @@
 #include "engine/soft/tlb.h"
 
 enum {
-	QUICK = 4000,    /* TSC cycles between misses of a site that are too few */
-	TOO_MANY = 12,   /* such misses */
+	QUICK = 50000,   /* TSC cycles between misses of a site that are too few */
+	TOO_MANY = 8,    /* such misses */
 	TOO_OFTEN = 20,  /* times that a group crossed pages, */
 	PERSISTENT = 800 /* so many cycles or fewer between them */
 };
@@ -20,7 +20,7 @@ static bool count(struct soft_cpu *cpu, unsigned id)
 
 	cpu->slot_miss[id].when = now;
 	if (since > QUICK) {
-		cpu->slot_miss[id].quick = 0;
+		cpu->slot_miss[id].quick /= 2;
 		return false;
 	}
 	if (++cpu->slot_miss[id].quick < TOO_MANY)
