@@ -43,7 +43,8 @@ static void fill(struct engine_cpu_state *s)
 	s->rip = n++;
 	s->rflags = 0x246;
 	for (unsigned i = 0; i < ENGINE_SEGMENTS; i++)
-		s->seg[i] = (struct engine_segment){ n, (uint32_t)n + 100, (uint32_t)n + 200, (uint16_t)(n++ + 300) };
+		s->seg[i] = (struct engine_segment){ n, (uint32_t)n + 100, (uint32_t)n + 200, (uint16_t)(n + 300) },
+		n++;
 	s->gdtr.base = n++;
 	s->gdtr.limit = (uint16_t)n++;
 	s->idtr.base = n++;
