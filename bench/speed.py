@@ -257,7 +257,7 @@ def measure_round(column, args, programs, names, into):
 def measure(args):
     programs = guest_build.speed()
     names, order = chosen(args, programs), columns(args)
-    before, found = os.getloadavg()[0], {}
+    before, found, commit = os.getloadavg()[0], {}, boot.version(["git", "-C", str(TOP), "rev-parse", "--short", "HEAD"])
     # Ended by hand, or stuck on a busy host: what whole rounds found is not lost.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for i in range(args.rounds):
@@ -272,7 +272,7 @@ def measure(args):
             break
     progress("")
     result = {"measured": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-              "commit": boot.version(["git", "-C", str(TOP), "rev-parse", "--short", "HEAD"]), "host": boot.host(), "load": [before, os.getloadavg()[0]],
+              "commit": commit, "host": boot.host(), "load": [before, os.getloadavg()[0]],
               "kernel": guest_assets.kernel_package(), "rounds": args.rounds, "time": args.time, "engine_options": args.engine_options,
               "qemu": boot.version(["qemu-system-x86_64", "--version"]) if "qemu" in order else None, "lines": {}}
     for group in GROUPS:
