@@ -130,7 +130,7 @@ int oci_main(int argc, char **argv, char **command)
 		return version();
 	if (o.help || (at < argc && !strcmp(argv[at], "help")))
 		return help();
-	if (o.log_format && strcmp(o.log_format, "text") && strcmp(o.log_format, "json")) {
+	if (o.log_format && strcmp(o.log_format, "text") != 0 && strcmp(o.log_format, "json") != 0) {
 		error_set(&err, 0, "--log-format: \"%.40s\" is neither text nor json", o.log_format);
 		return usage(&err);
 	}

@@ -41,7 +41,7 @@ static int set(const struct oci_option *o, const char *value, struct oci_options
 
 	switch (o->kind) {
 	case OCI_FLAG:
-		if (value && strcmp(value, "true") && strcmp(value, "false"))
+		if (value && strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
 			return error_set(err, -EINVAL, "--%s: \"%.40s\" is neither true nor false", o->name, value);
 		*(bool *)variable = !value || value[0] == 't';
 		return 0;

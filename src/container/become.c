@@ -130,7 +130,7 @@ static const char *const *make_environment(const struct child *c)
 	if (!all)
 		return env;
 	for (size_t i = 0, at = 0; i < count; i++)
-		if (strncmp(env[i], "LISTEN_PID=", 11) || !get(env, "LISTEN_FDS"))
+		if (strncmp(env[i], "LISTEN_PID=", 11) != 0 || !get(env, "LISTEN_FDS"))
 			all[at++] = env[i];
 	count = 0;
 	while (all[count])
@@ -377,8 +377,12 @@ int child_become(struct child *c, struct error *err)
 		rc = report(c, err);
 	if (!rc && c->init < 0)
 		rc = hooks_run(c->config->hooks, HOOK_START_CONTAINER, c->state ? c->state : "", err);
-	if (rc)
+	if (rc || !path) {
+		free(path);
+		if (env && env != p->env)
+			free((void *)(uintptr_t)env);
 		return rc;
+	}
 	execve(path, (char *const *)(uintptr_t)p->args, (char *const *)(uintptr_t)env);
 	return error_errno(err, -errno, "process.args: can't execute `%.200s`", p->args[0]);
 }

@@ -59,7 +59,7 @@ enum { COUNT = sizeof(names) / sizeof(*names) };
 
 int caps_number(const char *name)
 {
-	if (strncmp(name, "CAP_", 4))
+	if (strncmp(name, "CAP_", 4) != 0)
 		return -1;
 	for (int i = 0; i < COUNT; i++)
 		if (!strcmp(names[i], name + 4))

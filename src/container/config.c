@@ -37,7 +37,7 @@ static void read_version(struct reader *r, const struct field *config, const cha
 	}
 	if (dots != 2)
 		reader_fail(r, &field, "\"%.40s\" is no version like %s", version, OCI_VERSION);
-	else if (strncmp(version, "1.", 2))
+	else if (strncmp(version, "1.", 2) != 0)
 		reader_fail(r, &field, "\"%.40s\" is not supported, only 1.x is", version);
 	*to = version;
 }
@@ -199,9 +199,9 @@ int oci_file_read(int dir, const char *path, char **text, size_t *size, struct e
 	int rc = got < 0 ? -errno : 0;
 
 	close(fd);
-	if (rc) {
+	if (rc || !buffer) {
 		free(buffer);
-		return error_errno(err, rc, "can't read %s", path);
+		return error_errno(err, rc ? rc : -ENOMEM, "can't read %s", path);
 	}
 	buffer[used] = 0;
 	*text = buffer;

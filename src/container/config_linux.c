@@ -52,7 +52,7 @@ static void read_namespaces(struct reader *r, const struct field *linux_field, s
 
 		if (!reader_text(r, &item, "type", REQUIRED, &type))
 			return;
-		while (n < NS_COUNT && strcmp(namespaces[n].name, type))
+		while (n < NS_COUNT && strcmp(namespaces[n].name, type) != 0)
 			n++;
 		if (n == NS_COUNT) {
 			reader_fail(r, &field, "\"%.40s\" is no namespace", type);
@@ -236,7 +236,7 @@ static void read_personality(struct reader *r, const struct field *linux_field, 
 		return;
 	if (!reader_text(r, &personality, "domain", REQUIRED, &text))
 		return;
-	if (strcmp(text, "LINUX") && strcmp(text, "LINUX32"))
+	if (strcmp(text, "LINUX") != 0 && strcmp(text, "LINUX32") != 0)
 		reader_fail(r, &domain, "\"%.40s\" is neither LINUX nor LINUX32", text);
 	if (reader_texts(r, &personality, "flags", OPTIONAL, &list) && list[0])
 		reader_fail(r, &flags, "no flags are supported");

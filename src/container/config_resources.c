@@ -141,8 +141,8 @@ static void read_hugepages(struct reader *r, const struct field *resources, stru
 		size_t digits = strspn(pages[i].size, "0123456789");
 
 		if (!digits || digits > 9 ||
-		    (strcmp(pages[i].size + digits, "KB") && strcmp(pages[i].size + digits, "MB") &&
-		     strcmp(pages[i].size + digits, "GB")))
+		    (strcmp(pages[i].size + digits, "KB") != 0 && strcmp(pages[i].size + digits, "MB") != 0 &&
+		     strcmp(pages[i].size + digits, "GB") != 0))
 			reader_fail(r, &field, "\"%.40s\" is no size like 2MB", pages[i].size);
 	}
 	to->hugepages = pages;

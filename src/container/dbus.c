@@ -52,7 +52,7 @@ struct message {
 
 static void put(struct dbus_writer *w, const void *data, size_t size)
 {
-	if (w->failed)
+	if (w->failed || !size)
 		return;
 	if (w->size + size > w->room) {
 		size_t room = 2 * (w->size + size) + 256;
@@ -390,7 +390,7 @@ int dbus_wait_job(struct dbus *bus, const char *unit, struct error *err)
 		note_job(bus, &m);
 		free(m.data);
 	}
-	return strcmp(bus->result, "done") ? error_set(err, -EIO, "its job ended as \"%s\"", bus->result) : 0;
+	return strcmp(bus->result, "done") != 0 ? error_set(err, -EIO, "its job ended as \"%s\"", bus->result) : 0;
 }
 
 /* ---- connections ---- */

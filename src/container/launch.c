@@ -364,7 +364,7 @@ static int set_oom_score(const struct launch *l, const struct reader_number *val
 	int rc = fd < 0 ? -errno : 0;
 
 	/* Writing what is there already may be forbidden and is not needed. */
-	if (!rc && (read(fd, old, sizeof(old) - 1) < 0 || strcmp(old, text)))
+	if (!rc && (read(fd, old, sizeof(old) - 1) < 0 || strcmp(old, text) != 0))
 		rc = pwrite(fd, text, (size_t)size, 0) < 0 ? -errno : 0;
 	if (fd >= 0)
 		close(fd);

@@ -90,7 +90,7 @@ static int make_filesystem(const struct oci_mount *m, const char *label, uint64_
 	if (!rc && m->read_only_superblock && fsconfig(fs, FSCONFIG_SET_FLAG, "ro", NULL, 0))
 		rc = -errno;
 	/* proc and sysfs label their files themselves. */
-	if (!rc && label && label[0] && strcmp(m->type, "proc") && strcmp(m->type, "sysfs") &&
+	if (!rc && label && label[0] && strcmp(m->type, "proc") != 0 && strcmp(m->type, "sysfs") != 0 &&
 	    snprintf(context, sizeof(context), "%s", label) < (int)sizeof(context))
 		rc = fsconfig(fs, FSCONFIG_SET_STRING, "context", context, 0) ? -errno : 0;
 	if (!rc && fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
@@ -210,7 +210,7 @@ static int make_bind(const struct oci_mount *m, struct error *err)
 /* proc and sys decide what is masked, so they must be where their names say and nowhere else. */
 static bool is_kernel_filesystem(const struct oci_mount *m)
 {
-	return !m->bind && (!strcmp(m->type, "proc") || !strcmp(m->type, "sysfs"));
+	return !m->bind && m->type && (!strcmp(m->type, "proc") || !strcmp(m->type, "sysfs"));
 }
 
 static int open_place(const struct mount_context *c, const struct oci_mount *m, int mount, struct error *err)

@@ -88,7 +88,7 @@ static int copy_folder(int from, int to, unsigned depth)
 		return rc;
 	}
 	while (!rc && (entry = readdir(dir)))
-		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
+		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
 			rc = copy_entry(from, to, entry->d_name, depth);
 	closedir(dir);
 	return rc;

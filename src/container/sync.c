@@ -78,13 +78,12 @@ int sync_receive(int fd, struct sync_message *message)
 	};
 	ssize_t size;
 
-	while ((size = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC)) < 0)
-		if (errno == ECONNRESET) /* it went away with messages unread */
-			size = 0;
-		else if (errno != EINTR)
-			return -errno;
-		else
-			continue;
+	do
+		size = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
+	while (size < 0 && errno == EINTR);
+	/* ECONNRESET: it went away with messages unread. */
+	if (size < 0 && errno != ECONNRESET)
+		return -errno;
 	message->kind = size < (ssize_t)sizeof(header) ? 0 : header.kind;
 	message->value = header.value;
 	message->size = size < (ssize_t)sizeof(header) ? 0 : (size_t)size - sizeof(header);
