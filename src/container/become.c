@@ -377,12 +377,12 @@ int child_become(struct child *c, struct error *err)
 		rc = report(c, err);
 	if (!rc && c->init < 0)
 		rc = hooks_run(c->config->hooks, HOOK_START_CONTAINER, c->state ? c->state : "", err);
-	if (rc || !path) {
-		free(path);
-		if (env && env != p->env)
-			free((void *)(uintptr_t)env);
-		return rc;
+	if (!rc && path) {
+		execve(path, (char *const *)(uintptr_t)p->args, (char *const *)(uintptr_t)env);
+		rc = error_errno(err, -errno, "process.args: can't execute `%.200s`", p->args[0]);
 	}
-	execve(path, (char *const *)(uintptr_t)p->args, (char *const *)(uintptr_t)env);
-	return error_errno(err, -errno, "process.args: can't execute `%.200s`", p->args[0]);
+	free(path);
+	if (env && env != p->env)
+		free((void *)(uintptr_t)env);
+	return rc;
 }
