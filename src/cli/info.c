@@ -86,7 +86,7 @@ static unsigned probe_all(struct verdict verdict[ENGINES_MAX])
 {
 	unsigned n = 0;
 
-	for (; engines[n] && n < ENGINES_MAX; n++) {
+	for (; n < ENGINES_MAX && engines[n]; n++) {
 		verdict[n] = (struct verdict){ .ops = engines[n] };
 		verdict[n].works = !engines[n]->probe(NULL, verdict[n].text, sizeof(verdict[n].text));
 	}
