@@ -33,10 +33,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memcpy(&header, data, sizeof(header));
 	size_t left = data[sizeof(header)] & 3, n = size - sizeof(header) - 1;
 	unsigned mtu = data[sizeof(header)] & 4 ? NET_MTU_MIN : 576;
-	uint8_t *frame = malloc(n + 1), *piece = malloc(n + 1);
+	uint8_t *frame = malloc(n ? n : 1), *piece = malloc(n + 1);
 	if (!frame || !piece)
 		abort();
-	frame = realloc(frame, n ? n : 1);
 	memcpy(frame, data + sizeof(header) + 1, n);
 	struct iovec iov = { frame, n };
 	struct net_packet packet = { .header = header, .iov = &iov, .iovs = 1, .size = n };

@@ -98,14 +98,14 @@ static void learn(struct switch_net *sw, const uint8_t *mac, int peer)
 	e->peer = peer;
 }
 
-/* The peer that has the address, or NULL: all of them get the packet. */
-static struct peer *look_up(struct switch_net *sw, const uint8_t *mac)
+/* The peer that has the address, or SELF: all of them get the packet. */
+static int look_up(struct switch_net *sw, const uint8_t *mac)
 {
 	const struct entry *e = entry_of(sw, mac);
 
 	if (mac[0] & 1 || !e->used || e->peer == SELF || memcmp(e->mac, mac, 6) != 0)
-		return NULL;
-	return &sw->peer[e->peer];
+		return SELF;
+	return e->peer;
 }
 
 /* ---- peers ---- */
@@ -318,9 +318,9 @@ static bool switch_send(struct net *net, unsigned queue, const struct net_packet
 		n += part;
 	}
 	learn(sw, addresses + 6, SELF);
-	struct peer *to = look_up(sw, addresses);
-	if (to)
-		return send_to_one(sw, to, packet);
+	int to = look_up(sw, addresses);
+	if (to != SELF)
+		return send_to_one(sw, &sw->peer[to], packet);
 	for (unsigned i = 0; i < PEERS_MAX; i++)
 		if (sw->peer[i].joined)
 			send_to(sw, &sw->peer[i], packet);

@@ -94,6 +94,7 @@ static enum placed place(struct nic *nic, unsigned pair, const struct net_packet
 	struct net_header header = packet->header;
 	unsigned n = 0;
 
+	chain[0] = NULL;
 	enum placed placed = take_chains(nic, vq, NET_HEADER_SIZE + packet->size, chain, &n);
 	if (placed != PLACED)
 		return placed;

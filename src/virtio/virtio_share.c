@@ -106,7 +106,7 @@ static int create(struct virtio **v, const struct virtio_env *env, const struct 
 int virtio_share_create(struct virtio **v, const struct virtio_env *env, const char *text, struct error *err)
 {
 	struct options o;
-	const char *tag;
+	const char *tag = "";
 	int rc = parse(text, &o, &tag, err);
 
 	*v = NULL;

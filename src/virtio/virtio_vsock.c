@@ -170,9 +170,12 @@ static void forget(struct vsock *vsock, struct vsock_conn *conn)
 
 static void forget_all(struct vsock *vsock)
 {
-	for (unsigned i = 0; i < BUCKETS; i++)
-		while (vsock->bucket[i])
-			forget(vsock, vsock->bucket[i]);
+	for (unsigned i = 0; i < BUCKETS; i++) {
+		for (struct vsock_conn *conn = vsock->bucket[i], *next; conn; conn = next) {
+			next = conn->next;
+			forget(vsock, conn);
+		}
+	}
 	vsock->refusals = 0;
 	vsock->tx_waits = false;
 }
@@ -205,7 +208,7 @@ static uint8_t new_shutdown(const struct vsock_conn *conn)
 {
 	uint8_t now = (conn->ended ? VSOCK_NO_SEND : 0) | (conn->hung_up ? VSOCK_NO_RECEIVE : 0);
 
-	return now & (uint8_t)~conn->host_shutdown;
+	return (uint8_t)(now & ~conn->host_shutdown);
 }
 
 /* Bytes of the client's as a packet: its size, or 0. */

@@ -188,7 +188,7 @@ static int launch(struct virtiofsd *daemon, struct plan *plan, struct error *err
 int virtiofsd_start(struct virtiofsd **out, const char *folder, bool readonly, int *fd, struct error *err)
 {
 	struct virtiofsd *daemon = memory_zalloc(sizeof(*daemon));
-	struct plan plan = { .listener = -1 };
+	struct plan plan = { .listener = -1, .program = "", .folder = "" };
 
 	*fd = -1;
 	*out = NULL;
