@@ -20,8 +20,7 @@
 #define AT(field) offsetof(struct oci_options, field)
 
 static const struct oci_option global_options[] = {
-	{ "root", 0, OCI_TEXT, AT(root), "DIR",
-	  "Where containers are remembered. Default: /run/plures-oci, or below $XDG_RUNTIME_DIR." },
+	{ "root", 0, OCI_TEXT, AT(root), "DIR", "Where containers are kept: /run/plures-oci or in $XDG_RUNTIME_DIR." },
 	{ "log", 0, OCI_TEXT, AT(log), "FILE", "Where messages go besides standard error." },
 	{ "log-format", 0, OCI_TEXT, AT(log_format), "text|json", "How they are written there." },
 	{ "debug", 0, OCI_FLAG, AT(debug), NULL, "Says more." },
@@ -34,7 +33,7 @@ static const struct oci_option global_options[] = {
 
 static int help(void)
 {
-	puts("NAME\n       plures-oci - containers by the conventions of the Open Container Initiative\n\n"
+	puts("NAME\n       plures-oci - a runtime of containers, by the OCI's conventions\n\n"
 	     "SYNOPSIS\n       plures-oci [OPTION]... VERB [OPTION]... [ARGUMENT]...\n\nVERBS");
 	for (const struct oci_verb *v = oci_verbs; v->name; v++)
 		printf("       %-10s %s\n", v->name, v->summary);
