@@ -36,10 +36,15 @@ static const struct cli_verb *find_verb(const char *name)
 	return NULL;
 }
 
-static int help(const char *about)
+static int help(char *about)
 {
 	const struct cli_verb *verb = about ? find_verb(about) : NULL;
 
+	if (verb && !verb->options->name) { /* it has a page of its own */
+		char program[] = "plures", page[] = "--help";
+		char *argv[] = { program, about, page, NULL };
+		return verb->run(2, argv + 1);
+	}
 	if (verb)
 		cli_verb_help(verb, stdout);
 	else
