@@ -29,6 +29,7 @@ def results(text):
     pytest.param(60, 3, "small-cache", id="small-cache", marks=pytest.mark.slow),
     pytest.param(60, 4, "no-groups", id="no-groups", marks=pytest.mark.slow),
     pytest.param(60, 5, "one-insn", id="one-insn", marks=pytest.mark.slow),
+    pytest.param(60, 6, "all-hot", id="all-hot", marks=pytest.mark.slow),
 ])
 def test_stress(plures, kernel, initramfs, stress, seconds, seed, options):
     initrd = initramfs(f"stress {seed} seconds {seconds}; echo status $?", {"bin/stress": stress})
