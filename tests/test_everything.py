@@ -78,7 +78,8 @@ def listen(path, heard, vm):
 
 
 @pytest.mark.skipif(not os.path.exists("/usr/lib/qemu/virtiofsd") or not shutil.which("qemu-storage-daemon"), reason="qemu-system-common is not installed")
-@pytest.mark.parametrize("cpus", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cpus", [1, 2])
 def test_reset_with_everything(argv, kernel, initramfs, modules, tool, tmp_path, cpus):
     shared, disk, other = tmp_path / "shared", tmp_path / "disk.img", tmp_path / "other.img"
     shared.mkdir()
