@@ -80,9 +80,9 @@ int sync_receive(int fd, struct sync_message *message)
 
 	do
 		size = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
-	while (size < 0 && errno == EINTR);
-	/* ECONNRESET: it went away with messages unread. */
-	if (size < 0 && errno != ECONNRESET)
+	while (size < 0 && (errno == EINTR || errno == ECONNRESET));
+	/* ECONNRESET, once: it went away with messages unread. What it said before comes after that. */
+	if (size < 0)
 		return -errno;
 	message->kind = size < (ssize_t)sizeof(header) ? 0 : header.kind;
 	message->value = header.value;
