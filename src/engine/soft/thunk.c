@@ -42,6 +42,10 @@
 	"mov %%rsp, %%rbx\n lea 8(%%rsp), %%rax\n mov %%rax, %%gs:%c[rrsp]\n" \
 	"mov %%gs:%c[hrsp], %%rsp\n mov %%gs:%c[self], %%rdi\n"
 #define FROM_C "mov %%rbx, %%rsp\n mov %%gs:%c[g3], %%rbx\n"
+/* To C with what a check that failed hands over (slots.h), and back with a host address. */
+#define SITE_TO_C SAVE_CALLEE SAVE_CALLER TO_C "mov %%r10, %%rsi\n mov %%r11, %%rdx\n mov (%%rbx), %%rcx\n"
+#define HOST_FROM_C FROM_C "mov %%rax, %%r10\n" LOAD_CALLER "ret\n"
+#define HOST_OR_DISPATCH "test %%rax, %%rax\n jz soft_dispatch\n" HOST_FROM_C
 /* Arithmetic flags to memory, by way of r10. */
 #define SAVE_FLAGS "mov %%rax, %%r10\n lahf\n seto %%al\n mov %%ax, %%gs:%c[flags]\n mov %%r10, %%rax\n"
 
@@ -70,31 +74,22 @@ __attribute__((naked)) void soft_exit_regs(void)
 static __attribute__((naked, used)) void thunk_mem(void)
 {
 	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
-			 "mov %%r10, %%rsi\n mov %%r11d, %%edx\n call soft_mem_miss\n" FROM_C
-			 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
+			 "mov %%r10, %%rsi\n mov %%r11d, %%edx\n call soft_mem_miss\n" HOST_FROM_C ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_group(void)
 {
-	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
-			 "mov %%r10, %%rsi\n mov %%r11, %%rdx\n mov (%%rbx), %%rcx\n call soft_group_miss\n"
-			 "test %%rax, %%rax\n jz soft_dispatch\n" FROM_C "mov %%rax, %%r10\n" LOAD_CALLER
-			 "ret\n" ::OPERANDS);
+	__asm__ volatile(SITE_TO_C "call soft_group_miss\n" HOST_OR_DISPATCH ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_slot(void)
 {
-	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
-			 "mov %%r10, %%rsi\n mov %%r11, %%rdx\n mov (%%rbx), %%rcx\n call soft_slot_miss\n" FROM_C
-			 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
+	__asm__ volatile(SITE_TO_C "call soft_slot_miss\n" HOST_FROM_C ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_slot_group(void)
 {
-	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
-			 "mov %%r10, %%rsi\n mov %%r11, %%rdx\n mov (%%rbx), %%rcx\n call soft_slot_group_miss\n"
-			 "test %%rax, %%rax\n jz soft_dispatch\n" FROM_C "mov %%rax, %%r10\n" LOAD_CALLER
-			 "ret\n" ::OPERANDS);
+	__asm__ volatile(SITE_TO_C "call soft_slot_group_miss\n" HOST_OR_DISPATCH ::OPERANDS);
 }
 
 static __attribute__((naked, used)) void thunk_hot(void)
@@ -106,8 +101,7 @@ static __attribute__((naked, used)) void thunk_hot(void)
 static __attribute__((naked, used)) void thunk_linear(void)
 {
 	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
-			 "mov %%r10, %%rsi\n mov %%r11d, %%edx\n call soft_linear_of\n" FROM_C
-			 "mov %%rax, %%r10\n" LOAD_CALLER "ret\n" ::OPERANDS);
+			 "mov %%r10, %%rsi\n mov %%r11d, %%edx\n call soft_linear_of\n" HOST_FROM_C ::OPERANDS);
 }
 
 /* The flags are the instruction's result and must survive: both in memory and in the host's. */
