@@ -11,12 +11,14 @@
 
 struct host_tsc_sample {
 	uint64_t tsc, ns; /* at the same moment; ns of CLOCK_MONOTONIC_RAW */
+	uint64_t doubt;   /* how long that moment was, in ticks of the counter */
 };
 
 /* Takes some microseconds. */
 struct host_tsc_sample host_tsc_sample(void);
 
-/* The frequency in kHz, measured since `start`; sleeps if that is less than 10 ms ago. */
+/* The frequency in kHz, measured since `start`; sleeps if that is too short ago: mostly less than 1 ms, and never more than
+ * 10 ms. */
 uint64_t host_tsc_khz(const struct host_tsc_sample *start);
 
 #endif
