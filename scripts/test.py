@@ -99,7 +99,8 @@ def whole_program_tests(title, env, options):
     print(f"== {title}", flush=True)
     report = TOP / "build/pytest.xml"
     report.unlink(missing_ok=True)
-    argv = [sys.executable, "-m", "pytest", "-q", "-rsfE", "--tb=short", "-o", "junit_logging=no", f"--junitxml={report}"]
+    argv = [sys.executable, "-m", "pytest", "-q", "-rsfE", "--tb=short", "-o", "junit_logging=no", f"--junitxml={report}",
+            "-n", str(min(os.cpu_count(), 4))]
     status = subprocess.run(argv + options, cwd=TOP, env=os.environ | env).returncode
     if status == 5:  # nothing matched
         return Count()

@@ -28,12 +28,29 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "plures: of Plures itself; skipped when guests run on QEMU")
 
 
+# The files that take longest in continuous integration: with several workers, they begin.
+LONGEST = ["test_nested", "test_container", "test_boot", "test_net", "test_debian"]
+
+
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if item.path.stem.startswith(name)), len(LONGEST)))
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--all"):
             item.add_marker(pytest.mark.skip(reason="takes long: ./dev test --all runs it"))
         if item.get_closest_marker("plures") and PEER:
             item.add_marker(pytest.mark.skip(reason="not about QEMU"))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """With several workers, a file's tests stay with one of them, and those of all containers too: they count what is left on
+    the host. The longest begin first."""
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return "containers" if file.startswith("tests/test_container") else file
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -44,11 +44,12 @@ def free_port(kind=socket.SOCK_STREAM):
 
 class Server(threading.Thread):
     """A TCP server on loopback that sends `data` to each client and then, with `take`, reads until the client has no more.
-    What clients sent is in `sums`, by MD5."""
+    What clients sent is in `sums` or goes to `note`, by MD5, before the connection is closed."""
 
-    def __init__(self, data=b"", take=False, address="127.0.0.1", port=0):
+    def __init__(self, data=b"", take=False, address="127.0.0.1", port=0, note=None):
         super().__init__(daemon=True)
         self.data, self.take, self.sums = data, take, []
+        self.note = note or self.sums.append
         self.socket = socket.create_server((address, port))
         self.port = self.socket.getsockname()[1]
         self.start()
@@ -66,7 +67,7 @@ class Server(threading.Thread):
                 got = hashlib.md5()
                 while piece := client.recv(1 << 16):
                     got.update(piece)
-                self.sums.append(got.hexdigest())
+                self.note(got.hexdigest())
 
     def __enter__(self):
         return self
@@ -125,14 +126,13 @@ def tap(queues, size, sums):
     subprocess.run(["ip", "addr", "add", f"{TAP}/24", "dev", "tap0"], check=True)
     subprocess.run(["ip", "link", "set", "tap0", "up"], check=True)
 
+    def note(found):
+        with open(sums, "a") as f:
+            f.write(f"{found}\n")
+
     def serve():
         Server(bulk(int(size)), address="0.0.0.0", port=5000)
-        server = Server(take=True, address="0.0.0.0", port=5001)
-        while True:
-            time.sleep(0.1)
-            if server.sums:
-                with open(sums, "a") as f:
-                    f.write(f"{server.sums.pop(0)}\n")
+        Server(take=True, address="0.0.0.0", port=5001, note=note).join()
     as_child(serve)
     for _ in range(100):
         with contextlib.suppress(OSError), socket.create_connection((TAP, 5001), 1):

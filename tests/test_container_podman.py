@@ -34,6 +34,7 @@ class Podman:
         self.cgroups = set(pathlib.Path("/sys/fs/cgroup").rglob("libpod*"))
 
     def __call__(self, *args, check=True, timeout=60, **kwargs):
+        kwargs.setdefault("cwd", self.home)  # conmon notes there that it saw an out-of-memory kill
         r = subprocess.run([*self.base, *map(str, args)], env=self.env, capture_output=True, text=True, timeout=timeout, **kwargs)
         if check:
             assert r.returncode == 0, f"podman {args}: {r.returncode}: {r.stdout}{r.stderr}"
