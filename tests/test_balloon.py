@@ -126,6 +126,26 @@ def test_names(guest, runtime):
             assert again.wait(20) == 3
 
 
+def test_two_at_once_and_what_the_killed_leave(guest, runtime, tiny):
+    """Of several that start with one name at the same moment, one runs; the next of any name removes the folders of the dead."""
+    folder = pathlib.Path(runtime["XDG_RUNTIME_DIR"]) / "plures"
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(guest(IDLE, "--name", "twin")) for _ in range(4)]
+        assert wait_until(lambda: sum(vm.process.poll() is None for vm in started) == 1, 60)
+        alive = [vm for vm in started if vm.process.poll() is None]
+        assert all(vm.wait(20) == 1 and "a machine called twin is running" in vm.errors for vm in started if vm not in alive)
+        assert alive[0].read_until("@ready\n", 60), alive[0].output + alive[0].errors
+        nameless = stack.enter_context(guest(IDLE))
+        assert nameless.read_until("@ready\n", 60), nameless.output + nameless.errors
+        for vm in (alive[0], nameless):
+            os.kill(vm.pid, signal.SIGKILL)
+            vm.wait(20)
+    assert sorted(p.name for p in folder.iterdir()) == sorted([str(nameless.pid), "twin"])
+    argv = [machine.plures_path(), "run", "--kernel", tiny("hello"), "--memory", "64M", "--debug-exit"]
+    assert subprocess.run(argv, env=runtime, capture_output=True, timeout=60).returncode == 33
+    assert not list(folder.iterdir())
+
+
 @contextlib.contextmanager
 def running(guest, *options):
     with guest(IDLE, "--name", "m", *options) as vm:

@@ -8,10 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include "host/unix.h"
 
 enum { ROOT_MAX = 56 };
 
@@ -59,18 +58,81 @@ static void set_paths(struct folder *folder, const char *root, const char *name)
 
 /* ---- one machine's ---- */
 
-static int write_pid(const struct folder *folder, struct error *err)
+static void pid_path(char path[FOLDER_PATH + 8], const struct folder *folder)
+{
+	snprintf(path, FOLDER_PATH + 8, "%s/pid", folder->path);
+}
+
+static void remove_files(const struct folder *folder)
 {
 	char path[FOLDER_PATH + 8];
 
-	snprintf(path, sizeof(path), "%s/pid", folder->path);
-	FILE *f = fopen(path, "we");
-	if (!f)
-		return error_errno(err, -errno, "can't write %s", path);
-	bool failed = fprintf(f, "%d\n", getpid()) < 0;
-	if (fclose(f) || failed)
-		return error_errno(err, -errno, "can't write %s", path);
+	pid_path(path, folder);
+	unlink(folder->socket);
+	unlink(path);
+	rmdir(folder->path);
+}
+
+/* Whether a file that was opened is still the one of that name: who sweeps may have removed it before it was locked. */
+static bool is_at(int fd, const char *path)
+{
+	struct stat own, there;
+
+	return !fstat(fd, &own) && !stat(path, &there) && own.st_ino == there.st_ino && own.st_dev == there.st_dev;
+}
+
+/* Opens and locks the file `pid`: a descriptor, -EWOULDBLOCK when its machine runs, -EAGAIN when it was removed meanwhile. */
+static int lock_pid(const struct folder *folder, int flags)
+{
+	char path[FOLDER_PATH + 8];
+
+	pid_path(path, folder);
+	int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
+	if (fd < 0)
+		return errno == ENOENT ? -EAGAIN : -errno;
+	int rc = flock(fd, LOCK_EX | LOCK_NB) ? -errno : is_at(fd, path) ? fd : -EAGAIN;
+	if (rc < 0)
+		close(fd);
+	return rc;
+}
+
+/* Makes the folder this process' own. */
+static int claim(struct folder *folder, const char *name, struct error *err)
+{
+	enum { TRIES = 100 };
+	int rc = -EAGAIN;
+
+	for (int i = 0; rc == -EAGAIN && i < TRIES; i++) {
+		if (mkdir(folder->path, 0700) && errno != EEXIST)
+			return error_errno(err, -errno, "can't make %s", folder->path);
+		rc = lock_pid(folder, O_CREAT);
+	}
+	if (rc == -EWOULDBLOCK)
+		return error_set(err, -EEXIST, "a machine called %s is running", name);
+	if (rc < 0)
+		return error_errno(err, rc, "can't write %s/pid", folder->path);
+	folder->pid_fd = rc;
 	return 0;
+}
+
+/* Removes what machines that were killed left. */
+static void sweep(const char *root, const struct folder *own)
+{
+	DIR *dir = opendir(root);
+
+	for (struct dirent *entry; dir && (entry = readdir(dir));) {
+		struct folder other;
+		if (!is_name(entry->d_name))
+			continue;
+		set_paths(&other, root, entry->d_name);
+		int fd = strcmp(other.path, own->path) ? lock_pid(&other, 0) : -EBUSY;
+		if (fd < 0)
+			continue;
+		remove_files(&other);
+		close(fd);
+	}
+	if (dir)
+		closedir(dir);
 }
 
 int folder_make(struct folder *folder, const char *name, struct error *err)
@@ -87,31 +149,27 @@ int folder_make(struct folder *folder, const char *name, struct error *err)
 	if (rc)
 		return rc;
 	struct folder made;
-	set_paths(&made, root, name ? name : number);
-	if (mkdir(made.path, 0700) && errno != EEXIST)
-		return error_errno(err, -errno, "can't make %s", made.path);
-	int fd = unix_connect(made.socket, err);
-	if (fd >= 0) {
-		close(fd);
-		return error_set(err, -EEXIST, "a machine called %s is running", name ? name : number);
-	}
-	*folder = made;
-	rc = write_pid(folder, err);
+	name = name ? name : number;
+	set_paths(&made, root, name);
+	rc = claim(&made, name, err);
 	if (rc)
+		return rc;
+	*folder = made;
+	if (ftruncate(made.pid_fd, 0) || dprintf(made.pid_fd, "%d\n", getpid()) < 0) {
+		rc = error_errno(err, -errno, "can't write %s/pid", made.path);
 		folder_remove(folder);
-	return rc;
+		return rc;
+	}
+	sweep(root, folder);
+	return 0;
 }
 
 void folder_remove(struct folder *folder)
 {
-	char path[FOLDER_PATH + 8];
-
 	if (!folder->path[0])
 		return;
-	unlink(folder->socket);
-	snprintf(path, sizeof(path), "%s/pid", folder->path);
-	unlink(path);
-	rmdir(folder->path);
+	remove_files(folder);
+	close(folder->pid_fd);
 	folder->path[0] = '\0';
 }
 
