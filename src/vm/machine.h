@@ -78,7 +78,7 @@ struct vm {
 	struct kvmclock kvmclock; /* unused where the engine has its own */
 	struct vcpu *vcpu;
 	unsigned vcpus;
-	FILE *trace;           /* or NULL */
+	struct writer *trace;  /* or NULL */
 	struct vm_saved *from; /* while it is made: what it goes on from, or NULL */
 	struct timer *stop_timer;
 	struct timer *trace_timer;

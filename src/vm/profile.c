@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/writer.h"
 
 /* So far behind a symbol an address is no longer in what the symbol names. */
 #define SYMBOL_REACH (1 << 20)
@@ -21,7 +22,7 @@ struct symbol {
 struct profile_file {
 	const struct engine_ops *ops;
 	const char *path;
-	FILE *file;
+	struct writer *file;
 	struct symbol *symbol;
 	size_t symbols, room;
 };
@@ -103,7 +104,7 @@ int profile_file_open(struct profile_file **result, const struct vm_config *conf
 	if (config->profile_symbols)
 		rc = read_symbols(p, config->profile_symbols, err);
 	if (!rc) {
-		p->file = fopen(p->path, "we");
+		p->file = writer_open(p->path);
 		rc = p->file ? 0 : error_errno(err, -errno, "can't open the profile %s", p->path);
 	}
 	if (rc) {
@@ -118,24 +119,22 @@ int profile_file_write(struct profile_file *p, struct engine_vm *engine, struct 
 {
 	size_t length = strlen(p->path);
 	struct engine_profile how = {
-		.file = p->file,
+		.file = writer_file(p->file),
 		.json = length > 5 && strcmp(p->path + length - 5, ".json") == 0,
 		.symbol = find_symbol,
 		.ctx = p,
 	};
 
 	p->ops->vm_profile(engine, &how);
-	if (ferror(p->file) || fflush(p->file))
-		return error_errno(err, errno ? -errno : -EIO, "can't write the profile to %s", p->path);
-	return 0;
+	int rc = writer_flush(p->file);
+	return rc ? error_errno(err, rc, "can't write the profile to %s", p->path) : 0;
 }
 
 void profile_file_close(struct profile_file *p)
 {
 	if (!p)
 		return;
-	if (p->file)
-		fclose(p->file);
+	writer_close(p->file);
 	for (size_t i = 0; i < p->symbols; i++)
 		free(p->symbol[i].name);
 	free(p->symbol);

@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/writer.h"
 #include "chip/i8259.h"
 #include "chip/ioapic.h"
 #include "chip/lapic.h"
@@ -229,8 +230,9 @@ static void trace_access(const struct vcpu *vcpu, struct bus *bus, const char *k
 {
 	const char *name = claimed ? bus_name(bus, addr) : NULL;
 
-	fprintf(vcpu->vm->trace, "%s cpu%u %s %#llx/%u %s %#llx (%s)\n", kind, vcpu->index, write ? "write" : "read",
-		(unsigned long long)addr, size, write ? "<-" : "->", (unsigned long long)value,
+	fprintf(writer_file(vcpu->vm->trace), "%s cpu%u %s %#llx/%u %s %#llx (%s)\n", kind, vcpu->index,
+		write ? "write" : "read", (unsigned long long)addr, size, write ? "<-" : "->",
+		(unsigned long long)value,
 		name      ? name
 		: claimed ? "local APIC"
 			  : "nothing");

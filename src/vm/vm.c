@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "base/memory.h"
+#include "base/writer.h"
 #include "chip/i8250.h"
 #include "vm/clock.h"
 #include "vm/machine.h"
@@ -165,33 +166,37 @@ static void on_request(void *arg)
 
 /* ---- tracing ---- */
 
-static void trace_failed(struct vm *vm, int error, char *reason, size_t size)
+/* Writes out what was printed: 0, or -errno and what to tell. */
+static int flush_trace(struct vm *vm, char *reason, size_t size)
 {
-	snprintf(reason, size, "can't write the trace to %.200s: %s",
-		 vm->config.trace_file ? vm->config.trace_file : "standard error", strerror(error ? error : EIO));
+	int rc = writer_flush(vm->trace);
+
+	if (rc)
+		snprintf(reason, size, "can't write the trace to %.200s: %s",
+			 vm->config.trace_file ? vm->config.trace_file : "standard error", strerror(-rc));
+	return rc;
 }
 
-/* Writes out what has gathered: so that a trace can be followed, and that a full disk shows. */
+/* So that a trace can be followed, and that a full disk shows. */
 static void on_trace_timer(void *arg)
 {
 	struct vm *vm = arg;
 	char reason[320];
 
-	if (fflush(vm->trace) || ferror(vm->trace)) {
-		trace_failed(vm, errno, reason, sizeof(reason));
+	if (flush_trace(vm, reason, sizeof(reason)))
 		vm_request_end(vm, VM_ERROR, 0, reason);
-	} else {
+	else
 		timer_arm(vm->trace_timer, clock_now(vm->clock) + NS_PER_S / 4);
-	}
 }
 
 static int open_trace(struct vm *vm, struct error *err)
 {
 	if (!vm->config.trace)
 		return 0;
-	vm->trace = vm->config.trace_file ? fopen(vm->config.trace_file, "we") : stderr;
+	vm->trace = writer_open(vm->config.trace_file);
 	if (!vm->trace)
-		return error_errno(err, -errno, "can't open the trace file %s", vm->config.trace_file);
+		return error_errno(err, -errno, "can't open the trace file %s",
+				   vm->config.trace_file ? vm->config.trace_file : "standard error");
 	vm->trace_timer = timer_create_on(vm->clock, on_trace_timer, vm);
 	return 0;
 }
@@ -199,18 +204,18 @@ static int open_trace(struct vm *vm, struct error *err)
 /* What went wrong with the trace counts more than how the guest ended. */
 static void close_trace(struct vm *vm)
 {
+	char reason[sizeof(vm->result.reason)];
+
 	if (vm->trace_timer)
 		timer_free(vm->trace_timer);
 	vm->trace_timer = NULL;
 	if (!vm->trace)
 		return;
-	bool failed = ferror(vm->trace) || fflush(vm->trace);
-	if (failed && vm->result.end != VM_ERROR) {
+	if (flush_trace(vm, reason, sizeof(reason)) && vm->result.end != VM_ERROR) {
 		vm->result.end = VM_ERROR;
-		trace_failed(vm, errno, vm->result.reason, sizeof(vm->result.reason));
+		memcpy(vm->result.reason, reason, sizeof(reason));
 	}
-	if (vm->trace != stderr)
-		fclose(vm->trace);
+	writer_close(vm->trace);
 	vm->trace = NULL;
 }
 
@@ -326,7 +331,7 @@ static int make_engine(struct vm *vm, struct error *err)
 	struct engine_config config = {
 		.vcpus = vm->config.cpus,
 		.trace = vm->config.trace & VM_TRACE_ENGINE,
-		.trace_file = vm->trace,
+		.trace_file = vm->trace ? writer_file(vm->trace) : NULL,
 		.options = vm->engine_options,
 		.profile = vm->profile,
 	};
