@@ -19,12 +19,13 @@ pytestmark = [pytest.mark.plures,
 MOUNT = "mkdir /tmp/s; mount -t virtiofs host /tmp/s || echo '@nomount'; cd /tmp/s\n"
 
 
-def daemons():
-    """Processes that are virtiofsd, and neither dead nor dying."""
+def daemons(folder):
+    """Processes that are virtiofsd for that folder or what is in it, and neither dead nor dying."""
     found = set()
     for proc in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            if b"virtiofsd" in (proc / "cmdline").read_bytes().split(b"\0")[0] and "\nState:\tZ" not in (proc / "status").read_text():
+            words = (proc / "cmdline").read_bytes()
+            if b"virtiofsd" in words.split(b"\0")[0] and bytes(folder) in words and "\nState:\tZ" not in (proc / "status").read_text():
                 found.add(int(proc.name))
         except OSError:
             pass
@@ -32,13 +33,12 @@ def daemons():
 
 
 @pytest.fixture(autouse=True)
-def nothing_left():
-    before = daemons()
+def nothing_left(tmp_path):
     yield
-    deadline = time.monotonic() + 5
-    while daemons() - before and time.monotonic() < deadline:
+    deadline = time.monotonic() + 20
+    while daemons(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not daemons() - before
+    assert not daemons(tmp_path)
 
 
 @pytest.fixture
@@ -131,19 +131,17 @@ def test_unprivileged(argv, kernel, initramfs, modules, folder, readonly):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_daemon_ends_with_the_machine(argv, kernel, initramfs, modules, folder, how):
-    before = daemons()
     argv = argv(kernel(), initrd=initramfs(MOUNT + "echo '@ready'; while :; do cat hello >/dev/null; done", modules("virtio_pci", "virtiofs")),
                 append=f"{machine.CONSOLE} quiet", options=["--share", f"{folder}:host"])
     with machine.Machine(argv) as vm:
         assert vm.read_until("@ready\n"), vm.output + vm.errors
-        assert daemons() - before
+        assert daemons(folder)
         os.kill(vm.pid, how)
         assert vm.wait(20) == (3 if how == signal.SIGTERM else -how)
 
 
 def test_daemon_dies(argv, kernel, initramfs, modules, folder):
     """The guest gets errors, the user a message, and a driver that starts anew has the folder again."""
-    before = daemons()
     script = MOUNT + r"""
         echo "@ready"; while cat hello >/dev/null 2>&1; do :; done; echo "@failed"; cat hello; ls
         cd /; umount -l /tmp/s; sleep 0.5; d=$(ls -d /sys/bus/virtio/drivers/virtiofs/virtio*); d=${d##*/}
@@ -153,7 +151,7 @@ def test_daemon_dies(argv, kernel, initramfs, modules, folder):
                 options=["--share", f"{folder}:host"])
     with machine.Machine(argv) as vm:
         assert vm.read_until("@ready\n"), vm.output + vm.errors
-        for pid in daemons() - before:
+        for pid in daemons(folder):
             os.kill(pid, signal.SIGKILL)
         assert vm.wait(60) == 0
         found = parts(vm.output)
