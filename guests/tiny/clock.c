@@ -83,10 +83,15 @@ int main(void)
 	wrmsr(MSR_SYSTEM, (uint64_t)shared | 1);
 	wrmsr(MSR_WALL, (uint64_t)wall);
 	check(!(shared->version & 1) && shared->multiplier != 0, "the KVM clock is filled in");
-	uint64_t start = nanoseconds(), last = start;
-	pit_wait(PIT_HZ / 20);
-	uint64_t spent = nanoseconds() - start;
-	check(spent > 45000000 && spent < 200000000, "50 ms by the 8254 are 50 ms by it");
+	/* A busy host looks at the 8254 late, now and then; a clock of the wrong speed is never right. */
+	uint64_t spent = 0, last = 0;
+	for (int i = 0; i < 100 && !(spent > 45000000 && spent < 70000000); i++) {
+		uint64_t start = nanoseconds();
+		pit_wait(PIT_HZ / 20);
+		last = nanoseconds();
+		spent = last - start;
+	}
+	check(spent > 45000000 && spent < 70000000, "50 ms by the 8254 are 50 ms by it");
 	bool forward = true;
 	for (int i = 0; i < 20000; i++) {
 		uint64_t t = nanoseconds();
