@@ -17,6 +17,9 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 USERSPACE = "plures: userspace"
 CONSOLE = "console=ttyS0"
 
+# A busy host takes that many times as long as is allowed to a quiet one.
+PATIENCE = 3
+
 
 def plures_path():
     return pathlib.Path(os.environ.get("PLURES") or TOP / "build" / "plures").absolute()
@@ -140,7 +143,7 @@ class Machine:
     def read_until(self, pattern, timeout=60, start=0):
         """Waits for a regular expression on the console, after its first `start` characters, and returns its match, or
         None when the machine ends before."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + PATIENCE * timeout
         pattern = re.compile(pattern)
         while True:
             match = pattern.search(self.output, start)
@@ -158,7 +161,7 @@ class Machine:
 
     def wait(self, timeout=60):
         """Reads the console to its end and returns the exit status (negative: the signal that killed it)."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + PATIENCE * timeout
         while self._read(deadline):
             pass
         try:

@@ -171,7 +171,7 @@ def test_refusals(guest, runtime):
 
 def http(runtime, data, *, close=True):
     with socket.socket(socket.AF_UNIX) as s:
-        s.settimeout(10)
+        s.settimeout(60)
         s.connect(f"{runtime['XDG_RUNTIME_DIR']}/plures/m/socket")
         s.sendall(data)
         if close:

@@ -203,7 +203,7 @@ def test_signals_end_the_machine(plures, guest, number, code):
     time.sleep(0.7)
     assert p.poll() is None
     p.send_signal(number)
-    assert p.wait(timeout=10) == 3
+    assert p.wait(timeout=60) == 3
     assert signal.Signals(number).name in p.stderr.read().decode()
 
 
@@ -217,7 +217,7 @@ def test_a_halted_guest_costs_nothing(plures, guest):
     time.sleep(3)
     assert spent() - before <= 0.06
     p.terminate()
-    assert p.wait(timeout=10) == 3
+    assert p.wait(timeout=60) == 3
 
 
 # ---- the console ----
@@ -233,7 +233,7 @@ def test_a_reader_that_goes_away(plures, guest):
                          stderr=subprocess.PIPE)
     p.stdout.read(100)
     p.stdout.close()
-    assert p.wait(timeout=10) == 1
+    assert p.wait(timeout=60) == 1
     assert p.stderr.read().decode().count("\n") == 1
 
 
@@ -266,7 +266,7 @@ def test_a_file_is_fed_and_its_end_is_not_the_machines(plures, guest, tmp_path):
         time.sleep(0.5)
         assert p.poll() is None
         p.terminate()
-        assert p.wait(timeout=10) == 3
+        assert p.wait(timeout=60) == 3
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def terminal(plures, guest):
     p.close(force=True)
 
 
-def wait_for(condition, timeout=10):
+def wait_for(condition, timeout=60):
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline

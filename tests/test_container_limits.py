@@ -106,18 +106,22 @@ def test_statistics(runtime):
 
 
 def test_events_tell_of_memory_that_ran_out(runtime):
-    name = runtime.create(shell("sleep 1; (tail /dev/zero) 2>/dev/null; sleep 100", linux__resources={"memory": {"limit": 16 << 20, "swap": 16 << 20}}))
+    script = "trap go=1 USR1; while [ -z $go ]; do sleep 0.1; done; (tail /dev/zero) 2>/dev/null; sleep 100"
+    name = runtime.create(shell(script, linux__resources={"memory": {"limit": 16 << 20, "swap": 16 << 20}}))
     runtime.call("start", name, check=True)
     events = subprocess.Popen(runtime.argv("events", "--interval", "1s", name), stdout=subprocess.PIPE, text=True)
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(events.stdout), daemon=True)
     reader.start()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
+    while not lines and time.monotonic() < end:  # it watches
+        time.sleep(0.1)
+    runtime.call("kill", name, "USR1", check=True)
     while not any('"oom"' in line for line in lines) and time.monotonic() < end:
         time.sleep(0.1)
     runtime.call("kill", name, "KILL", check=True)
-    assert events.wait(timeout=10) == 0
-    reader.join(timeout=5)
+    assert events.wait(timeout=60) == 0
+    reader.join(timeout=60)
     assert [json.loads(line) for line in lines if '"oom"' in line] == [{"type": "oom", "id": name}]
 
 

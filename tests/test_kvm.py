@@ -20,7 +20,7 @@ pytestmark = pytest.mark.plures
 
 
 def run(plures, *args, before=(), env=None):
-    return subprocess.run([*before, str(plures), *map(str, args)], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+    return subprocess.run([*before, str(plures), *map(str, args)], capture_output=True, text=True, timeout=180, stdin=subprocess.DEVNULL,
                           env={**os.environ, **(env or {})})
 
 

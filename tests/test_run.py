@@ -67,6 +67,6 @@ def test_end_of_input_powers_off(terminal):
 
 def test_leaving(terminal):
     terminal.send("\x1d")
-    terminal.expect(pexpect.EOF, timeout=10)
+    terminal.expect(pexpect.EOF, timeout=60)
     terminal.wait()
     assert terminal.exitstatus == 0
