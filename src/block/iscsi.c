@@ -18,6 +18,7 @@
 
 #include "base/memory.h"
 #include "block/remote.h"
+#include "host/library.h"
 #include "host/timer.h"
 
 #define CONNECT_NS UINT64_C(10000000000)
@@ -31,7 +32,24 @@ enum {
 	NO_SPACE = 0x2707
 };
 
+/* What is used of libiscsi, which is loaded by the first such disk. */
+/* clang-format off */
+#define ISCSI(F) \
+	F(iscsi_create_context) F(iscsi_destroy_context) F(iscsi_destroy_url) F(iscsi_full_connect_async) \
+	F(iscsi_get_error) F(iscsi_get_fd) F(iscsi_inquiry_task) F(iscsi_modesense6_task) \
+	F(iscsi_parse_full_url) F(iscsi_read16_iov_task) F(iscsi_readcapacity16_task) F(iscsi_service) \
+	F(iscsi_set_header_digest) F(iscsi_set_initiator_username_pwd) F(iscsi_set_noautoreconnect) \
+	F(iscsi_set_session_type) F(iscsi_set_targetname) F(iscsi_synchronizecache16_task) \
+	F(iscsi_unmap_task) F(iscsi_which_events) F(iscsi_write16_iov_task) F(iscsi_writesame16_task) \
+	F(scsi_datain_unmarshall) F(scsi_free_scsi_task)
+/* clang-format on */
+struct iscsi_library {
+	ISCSI(LIBRARY_POINTER)
+};
+static const char *const iscsi_names[] = { ISCSI(LIBRARY_NAME) };
+
 struct session {
+	struct iscsi_library lib;
 	struct iscsi_context *iscsi;
 	int lun;
 	uint32_t block_length;
@@ -77,12 +95,12 @@ static void on_answer(struct iscsi_context *iscsi, int status, void *data, void 
 	if (session->asking)
 		session->answer = data;
 	else
-		scsi_free_scsi_task(data); /* it comes too late: the session is being destroyed */
+		session->lib.scsi_free_scsi_task(data); /* it comes too late: the session is being destroyed */
 }
 
 static int iscsi_failed(struct session *session, struct error *err, const char *doing)
 {
-	const char *why = iscsi_get_error(session->iscsi);
+	const char *why = session->lib.iscsi_get_error(session->iscsi);
 	int length = why ? (int)strcspn(why, "\n") : 0;
 	/* What it says when there was no connection to begin with is about itself. */
 	if (!length || strstr(why, "reconnect_if_loggedin"))
@@ -95,11 +113,11 @@ static int turn_until(struct session *session, const bool *done, int cancel, uin
 		      struct error *err)
 {
 	while (!*done) {
-		int events = iscsi_which_events(session->iscsi);
-		int ready = remote_wait(iscsi_get_fd(session->iscsi), (short)events, cancel, deadline);
+		int events = session->lib.iscsi_which_events(session->iscsi);
+		int ready = remote_wait(session->lib.iscsi_get_fd(session->iscsi), (short)events, cancel, deadline);
 		if (ready < 0)
 			return error_set(err, ready, "%s: the target does not answer", doing);
-		if (iscsi_service(session->iscsi, ready) < 0 || session->dead)
+		if (session->lib.iscsi_service(session->iscsi, ready) < 0 || session->dead)
 			return iscsi_failed(session, err, doing);
 	}
 	return 0;
@@ -117,7 +135,7 @@ static int ask(struct session *session, const struct scsi_task *task, int cancel
 	if (!rc && session->status == SCSI_STATUS_GOOD)
 		return 0;
 	if (session->answered)
-		scsi_free_scsi_task(session->answer);
+		session->lib.scsi_free_scsi_task(session->answer);
 	session->answer = NULL;
 	return rc;
 }
@@ -126,21 +144,22 @@ static int read_capacity(struct session *session, struct remote_disk *disk, int 
 			 struct error *err)
 {
 	for (unsigned i = 0; i < RETRIES; i++) {
-		struct scsi_task *task = iscsi_readcapacity16_task(session->iscsi, session->lun, on_answer, session);
+		struct scsi_task *task =
+		    session->lib.iscsi_readcapacity16_task(session->iscsi, session->lun, on_answer, session);
 		int rc = ask(session, task, cancel, deadline, err);
 		if (rc)
 			return rc;
 		/* The first command may be answered by what has happened to the unit before. */
 		if (!session->answer)
 			continue;
-		const struct scsi_readcapacity16 *capacity = scsi_datain_unmarshall(session->answer);
+		const struct scsi_readcapacity16 *capacity = session->lib.scsi_datain_unmarshall(session->answer);
 		if (capacity) {
 			session->block_length = capacity->block_length;
 			disk->discards = capacity->lbpme;
 			if (capacity->block_length && capacity->returned_lba < INT64_MAX / capacity->block_length)
 				disk->size = (capacity->returned_lba + 1) * capacity->block_length;
 		}
-		scsi_free_scsi_task(session->answer);
+		session->lib.scsi_free_scsi_task(session->answer);
 		break;
 	}
 	if (!disk->size)
@@ -155,14 +174,15 @@ static int read_capacity(struct session *session, struct remote_disk *disk, int 
 /* Logical Block Provisioning: whether WRITE SAME may unmap. A target that doesn't say so can't. */
 static int look_at_provisioning(struct session *session, int cancel, uint64_t deadline, struct error *err)
 {
-	struct scsi_task *task = iscsi_inquiry_task(
+	struct scsi_task *task = session->lib.iscsi_inquiry_task(
 	    session->iscsi, session->lun, 1, SCSI_INQUIRY_PAGECODE_LOGICAL_BLOCK_PROVISIONING, 255, on_answer, session);
 	int rc = ask(session, task, cancel, deadline, err);
 	if (rc || !session->answer)
 		return rc;
-	const struct scsi_inquiry_logical_block_provisioning *page = scsi_datain_unmarshall(session->answer);
+	const struct scsi_inquiry_logical_block_provisioning *page =
+	    session->lib.scsi_datain_unmarshall(session->answer);
 	session->unmap_zeroes = page && page->lbpws && page->lbprz;
-	scsi_free_scsi_task(session->answer);
+	session->lib.scsi_free_scsi_task(session->answer);
 	return 0;
 }
 
@@ -170,13 +190,13 @@ static int look_at_protection(struct session *session, struct remote_disk *disk,
 			      struct error *err)
 {
 	enum { ALL_PAGES = 0x3f, WRITE_PROTECTED = 0x80 };
-	struct scsi_task *task = iscsi_modesense6_task(session->iscsi, session->lun, 1, SCSI_MODESENSE_PC_CURRENT,
-						       ALL_PAGES, 0, 255, on_answer, session);
+	struct scsi_task *task = session->lib.iscsi_modesense6_task(
+	    session->iscsi, session->lun, 1, SCSI_MODESENSE_PC_CURRENT, ALL_PAGES, 0, 255, on_answer, session);
 	int rc = ask(session, task, cancel, deadline, err);
 	if (rc || !session->answer)
 		return rc;
 	disk->readonly = session->answer->datain.size > 2 && session->answer->datain.data[2] & WRITE_PROTECTED;
-	scsi_free_scsi_task(session->answer);
+	session->lib.scsi_free_scsi_task(session->answer);
 	return 0;
 }
 
@@ -186,41 +206,44 @@ static void session_destroy(void *handle)
 {
 	struct session *session = handle;
 	if (session->iscsi)
-		iscsi_destroy_context(session->iscsi);
+		session->lib.iscsi_destroy_context(session->iscsi);
 	free(session->zeros);
 	free(session);
 }
 
 static int log_in(struct session *session, const char *where, int cancel, uint64_t deadline, struct error *err)
 {
-	struct iscsi_url *url = iscsi_parse_full_url(session->iscsi, where);
+	struct iscsi_url *url = session->lib.iscsi_parse_full_url(session->iscsi, where);
 	if (!url)
 		return error_set(err, -EINVAL, "write iscsi://[USER%%PASSWORD@]HOST[:PORT]/TARGET/LUN");
 	session->lun = url->lun;
-	iscsi_set_targetname(session->iscsi, url->target);
-	iscsi_set_session_type(session->iscsi, ISCSI_SESSION_NORMAL);
-	iscsi_set_header_digest(session->iscsi, ISCSI_HEADER_DIGEST_NONE_CRC32C);
-	iscsi_set_noautoreconnect(session->iscsi, 1);
+	session->lib.iscsi_set_targetname(session->iscsi, url->target);
+	session->lib.iscsi_set_session_type(session->iscsi, ISCSI_SESSION_NORMAL);
+	session->lib.iscsi_set_header_digest(session->iscsi, ISCSI_HEADER_DIGEST_NONE_CRC32C);
+	session->lib.iscsi_set_noautoreconnect(session->iscsi, 1);
 	if (url->user[0])
-		iscsi_set_initiator_username_pwd(session->iscsi, url->user, url->passwd);
+		session->lib.iscsi_set_initiator_username_pwd(session->iscsi, url->user, url->passwd);
 	int rc = 0;
-	if (iscsi_full_connect_async(session->iscsi, url->portal, url->lun, on_connected, session))
+	if (session->lib.iscsi_full_connect_async(session->iscsi, url->portal, url->lun, on_connected, session))
 		rc = iscsi_failed(session, err, "can't connect");
-	iscsi_destroy_url(url);
+	session->lib.iscsi_destroy_url(url);
 	return rc ? rc : turn_until(session, &session->connected, cancel, deadline, "can't connect", err);
 }
 
 static int session_open(struct session *session, const char *where, int cancel, struct remote_disk *disk,
 			struct error *err)
 {
+	int rc = library_load(LIBRARY_ISCSI, iscsi_names, LIBRARY_COUNT(iscsi_names), &session->lib, err);
+	if (rc)
+		return rc;
 	uint64_t deadline = host_now() + CONNECT_NS;
 	char name[128] = "iqn.2026-01.plures:";
 	/* A name of its own for each host, which targets may let in by name. */
 	gethostname(name + strlen(name), sizeof(name) - strlen(name) - 1);
-	session->iscsi = iscsi_create_context(name);
+	session->iscsi = session->lib.iscsi_create_context(name);
 	if (!session->iscsi)
 		return error_set(err, -ENOMEM, "no memory for an iSCSI session");
-	int rc = log_in(session, where, cancel, deadline, err);
+	rc = log_in(session, where, cancel, deadline, err);
 	if (!rc)
 		rc = read_capacity(session, disk, cancel, deadline, err);
 	if (!rc)
@@ -254,12 +277,14 @@ static int iscsi_connect_disk(const char *where, bool readonly, int cancel, void
 
 static int session_fd(void *handle)
 {
-	return iscsi_get_fd(((struct session *)handle)->iscsi);
+	const struct session *session = handle;
+	return session->lib.iscsi_get_fd(session->iscsi);
 }
 
 static uint32_t session_events(void *handle)
 {
-	int events = iscsi_which_events(((struct session *)handle)->iscsi);
+	const struct session *session = handle;
+	int events = session->lib.iscsi_which_events(session->iscsi);
 	return (events & POLLIN ? EPOLLIN : 0u) | (events & POLLOUT ? EPOLLOUT : 0u);
 }
 
@@ -280,9 +305,9 @@ static void session_service(void *handle, uint32_t ready)
 {
 	struct session *session = handle;
 	int events = (ready & EPOLLIN ? POLLIN : 0) | (ready & EPOLLOUT ? POLLOUT : 0);
-	if (ready & (EPOLLIN | EPOLLHUP | EPOLLERR) && has_ended(iscsi_get_fd(session->iscsi)))
+	if (ready & (EPOLLIN | EPOLLHUP | EPOLLERR) && has_ended(session->lib.iscsi_get_fd(session->iscsi)))
 		session->dead = true;
-	else if (iscsi_service(session->iscsi, events) < 0)
+	else if (session->lib.iscsi_service(session->iscsi, events) < 0)
 		session->dead = true;
 }
 
@@ -310,13 +335,14 @@ static int judge(struct command *command, int status, const struct scsi_task *ta
 static void on_command(struct iscsi_context *iscsi, int status, void *data, void *arg)
 {
 	struct command *command = arg;
+	const struct session *session = command->session;
 	struct scsi_task *task = data;
 	(void)iscsi;
 	int rc = status == SCSI_STATUS_GOOD ? 0 : judge(command, status, task);
 	/* Too few bytes are none. */
 	if (!rc && command->io->request->op == BLOCK_READ && task->residual_status == SCSI_RESIDUAL_UNDERFLOW)
 		rc = -EIO;
-	scsi_free_scsi_task(task);
+	session->lib.scsi_free_scsi_task(task);
 	if (rc > 0) {
 		rc = command_go(command);
 		if (!rc)
@@ -338,22 +364,24 @@ static int command_go(struct command *command)
 	command->unmap = (struct unmap_list){ .lba = lba, .num = (uint32_t)blocks };
 	switch (io->request->op) {
 	case BLOCK_READ:
-		task = iscsi_read16_iov_task(iscsi, session->lun, lba, size, (int)length, 0, 0, 0, 0, 0, on_command,
-					     command, &command->iov, 1);
+		task = session->lib.iscsi_read16_iov_task(iscsi, session->lun, lba, size, (int)length, 0, 0, 0, 0, 0,
+							  on_command, command, &command->iov, 1);
 		break;
 	case BLOCK_WRITE:
-		task = iscsi_write16_iov_task(iscsi, session->lun, lba, NULL, size, (int)length, 0, 0, 0, 0, 0,
-					      on_command, command, &command->iov, 1);
+		task = session->lib.iscsi_write16_iov_task(iscsi, session->lun, lba, NULL, size, (int)length, 0, 0, 0,
+							   0, 0, on_command, command, &command->iov, 1);
 		break;
 	case BLOCK_FLUSH:
-		task = iscsi_synchronizecache16_task(iscsi, session->lun, 0, 0, 0, 0, on_command, command);
+		task = session->lib.iscsi_synchronizecache16_task(iscsi, session->lun, 0, 0, 0, 0, on_command, command);
 		break;
 	case BLOCK_DISCARD:
-		task = iscsi_unmap_task(iscsi, session->lun, 0, 0, &command->unmap, 1, on_command, command);
+		task =
+		    session->lib.iscsi_unmap_task(iscsi, session->lun, 0, 0, &command->unmap, 1, on_command, command);
 		break;
 	case BLOCK_WRITE_ZEROES:
-		task = iscsi_writesame16_task(iscsi, session->lun, lba, session->zeros, length, (uint32_t)blocks, 0,
-					      io->request->unmap && session->unmap_zeroes, 0, 0, on_command, command);
+		task = session->lib.iscsi_writesame16_task(
+		    iscsi, session->lun, lba, session->zeros, length, (uint32_t)blocks, 0,
+		    io->request->unmap && session->unmap_zeroes, 0, 0, on_command, command);
 		break;
 	}
 	return task ? 0 : -EIO;

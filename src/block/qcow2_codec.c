@@ -5,6 +5,20 @@
 #include <zstd.h>
 
 #include "block/qcow2_format.h"
+#include "host/library.h"
+
+/* Loaded by the first compressed cluster. */
+#define ZLIB(F) F(inflateInit2_) F(inflate) F(inflateEnd)
+struct zlib_library {
+	ZLIB(LIBRARY_POINTER)
+};
+static const char *const zlib_names[] = { ZLIB(LIBRARY_NAME) };
+
+#define ZSTD(F) F(ZSTD_createDCtx) F(ZSTD_decompressStream) F(ZSTD_isError) F(ZSTD_freeDCtx)
+struct zstd_library {
+	ZSTD(LIBRARY_POINTER)
+};
+static const char *const zstd_names[] = { ZSTD(LIBRARY_NAME) };
 
 uint64_t qcow2_refcount_get(const uint8_t *block, unsigned order, uint64_t index)
 {
@@ -64,34 +78,42 @@ struct qcow2_compressed qcow2_compressed_decode(uint64_t entry, unsigned cluster
 /* A deflate stream without zlib's header. */
 static int decompress_zlib(uint8_t *out, size_t out_size, const uint8_t *in, size_t in_size)
 {
+	struct zlib_library zlib;
+	int rc = library_load(LIBRARY_Z, zlib_names, LIBRARY_COUNT(zlib_names), &zlib, NULL);
+	if (rc)
+		return rc;
 	z_stream stream = { .next_in = (Bytef *)(uintptr_t)in,
 			    .avail_in = (uInt)in_size,
 			    .next_out = out,
 			    .avail_out = (uInt)out_size };
 	/* The specification's writers use windows of 4K; a larger one reads those too. */
-	if (inflateInit2(&stream, -MAX_WBITS) != Z_OK)
+	if (zlib.inflateInit2_(&stream, -MAX_WBITS, ZLIB_VERSION, (int)sizeof(stream)) != Z_OK)
 		return -ENOMEM;
-	int r = inflate(&stream, Z_FINISH);
+	int r = zlib.inflate(&stream, Z_FINISH);
 	bool whole = stream.avail_out == 0 && (r == Z_STREAM_END || r == Z_BUF_ERROR || r == Z_OK);
-	inflateEnd(&stream);
+	zlib.inflateEnd(&stream);
 	return whole ? 0 : -EIO;
 }
 
 static int decompress_zstd(uint8_t *out, size_t out_size, const uint8_t *in, size_t in_size)
 {
+	struct zstd_library zstd;
+	int rc = library_load(LIBRARY_ZSTD, zstd_names, LIBRARY_COUNT(zstd_names), &zstd, NULL);
+	if (rc)
+		return rc;
 	/* As a stream: what follows the frame up to the sector's end is not ours to look at. */
 	ZSTD_inBuffer from = { .src = in, .size = in_size };
 	ZSTD_outBuffer to = { .dst = out, .size = out_size };
-	ZSTD_DCtx *context = ZSTD_createDCtx();
+	ZSTD_DCtx *context = zstd.ZSTD_createDCtx();
 	if (!context)
 		return -ENOMEM;
 	size_t left = 1, before;
 	do {
 		before = from.pos + to.pos;
-		left = ZSTD_decompressStream(context, &to, &from);
-	} while (!ZSTD_isError(left) && left && to.pos < to.size && from.pos + to.pos > before);
-	ZSTD_freeDCtx(context);
-	return !ZSTD_isError(left) && to.pos == to.size ? 0 : -EIO;
+		left = zstd.ZSTD_decompressStream(context, &to, &from);
+	} while (!zstd.ZSTD_isError(left) && left && to.pos < to.size && from.pos + to.pos > before);
+	zstd.ZSTD_freeDCtx(context);
+	return !zstd.ZSTD_isError(left) && to.pos == to.size ? 0 : -EIO;
 }
 
 int qcow2_decompress(enum qcow2_compression compression, uint8_t *out, size_t out_size, const uint8_t *in,

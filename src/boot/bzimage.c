@@ -220,10 +220,12 @@ static int load_unpacked(struct boot *boot, const struct bzimage *bz, struct err
 
 	if (!out)
 		return error_errno(err, -errno, "kernel %s: can't allocate %zu bytes to unpack it", image->path, room);
-	int64_t got = decompress(bz->payload, bz->payload_size, out, room);
+	int64_t got = decompress(bz->payload, bz->payload_size, out, room, err);
 	int rc;
 
-	if (got == -ENOMEM)
+	if (got == -ELIBACC)
+		rc = error_prefix(err, -ELIBACC, "kernel %s: can't unpack it", image->path);
+	else if (got == -ENOMEM)
 		rc = error_errno(err, -ENOMEM, "kernel %s: can't unpack it", image->path);
 	else if (got < 0)
 		rc = damaged(image, err, "it does not unpack");

@@ -9,11 +9,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/error.h"
+
 /* The format's name, or NULL for one that decompress() can't do. */
 const char *decompress_format(const uint8_t *data, size_t size);
 
 /* Unpacks into out, which has room for `room` bytes. Returns how many it wrote, or -ENOSPC when there would be more,
- * -ENOMEM, -EINVAL for damaged data, -ENOTSUP for an unknown format. Bytes after the compressed stream are ignored. */
-int64_t decompress(const uint8_t *data, size_t size, uint8_t *out, size_t room);
+ * -ENOMEM, -EINVAL for damaged data, -ENOTSUP for an unknown format, -ELIBACC when the format's library is
+ * missing, as err says. Bytes after the compressed stream are ignored. */
+int64_t decompress(const uint8_t *data, size_t size, uint8_t *out, size_t room, struct error *err);
 
 #endif

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "host/library.h"
 #include "net/backend.h"
 #include "net/user.h"
 
@@ -30,6 +31,17 @@ enum {
 	HELD_MAX = 2 << 20,  /* bytes that wait for the guest; what is more is lost, as on any wire */
 	IDLE_TIMEOUT = 1000, /* ms: what libslirp says when it has nothing to wait for */
 };
+
+/* What is used of libslirp, which is loaded by the first such network. */
+/* clang-format off */
+#define SLIRP(F) \
+	F(slirp_add_hostfwd) F(slirp_cleanup) F(slirp_handle_timer) F(slirp_input) F(slirp_new) \
+	F(slirp_pollfds_fill) F(slirp_pollfds_poll) F(slirp_version_string)
+/* clang-format on */
+struct slirp_library {
+	SLIRP(LIBRARY_POINTER)
+};
+static const char *const slirp_names[] = { SLIRP(LIBRARY_NAME) };
 
 /* What is known of a descriptor, which is its index in the table. */
 struct watched {
@@ -54,6 +66,7 @@ struct user_timer {
 
 struct user {
 	struct net net;
+	struct slirp_library lib;
 	Slirp *slirp;
 	unsigned mtu;
 	unsigned can; /* NET_CAN_* */
@@ -246,7 +259,7 @@ static void ask(struct user *user)
 
 	for (int fd = 0; fd < user->watched_top; fd++)
 		user->watched[fd].wanted = 0;
-	slirp_pollfds_fill(user->slirp, &timeout, on_add_poll, user);
+	user->lib.slirp_pollfds_fill(user->slirp, &timeout, on_add_poll, user);
 	for (int fd = 0; fd < user->watched_top; fd++)
 		if (user->watched[fd].wanted != user->watched[fd].set)
 			put_into_set(user, fd, &user->watched[fd]);
@@ -261,7 +274,7 @@ static void turn(struct user *user, const struct epoll_event *events, int n)
 {
 	for (int i = 0; i < n; i++)
 		user->watched[events[i].data.fd].ready = events[i].events;
-	slirp_pollfds_poll(user->slirp, 0, on_get_ready, user);
+	user->lib.slirp_pollfds_poll(user->slirp, 0, on_get_ready, user);
 	for (int i = 0; i < n; i++)
 		watched_at(user, events[i].data.fd)->ready = 0;
 	ask(user);
@@ -290,7 +303,7 @@ static void on_timer(void *arg, uint32_t ready)
 	user->armed = 0;
 	if (user->ra && user->ra->deadline <= now_ms()) {
 		user->ra->deadline = NEVER;
-		slirp_handle_timer(user->slirp, user->ra->id, user->ra->opaque);
+		user->lib.slirp_handle_timer(user->slirp, user->ra->id, user->ra->opaque);
 	}
 	turn(user, NULL, 0);
 }
@@ -356,7 +369,7 @@ static void send_segments(struct user *user, const struct net_header *header, si
 	if (!net_segments_begin(&segments, header, user->frame, size))
 		return;
 	while ((size = net_segments_next(&segments, user->segment)))
-		slirp_input(user->slirp, user->segment, (int)size);
+		user->lib.slirp_input(user->slirp, user->segment, (int)size);
 }
 
 static bool user_send(struct net *net, unsigned queue, const struct net_packet *packet)
@@ -373,7 +386,7 @@ static bool user_send(struct net *net, unsigned queue, const struct net_packet *
 	net_checksum_complete(&header, user->frame, packet->size);
 	if ((user->can & (NET_CAN_TCP4 | NET_CAN_TCP6)) == (NET_CAN_TCP4 | NET_CAN_TCP6))
 		user_raise_segment_size(user->frame, packet->size);
-	slirp_input(user->slirp, user->frame, (int)packet->size);
+	user->lib.slirp_input(user->slirp, user->frame, (int)packet->size);
 	return true;
 }
 
@@ -471,8 +484,8 @@ static int add_forward(struct user *user, const char *text, struct error *err)
 		return rc;
 	rc = f.udp ? try_udp(&f) : 0;
 	errno = 0;
-	if (!rc &&
-	    slirp_add_hostfwd(user->slirp, f.udp, f.host, (int)f.host_port, (struct in_addr){ 0 }, (int)f.guest_port))
+	if (!rc && user->lib.slirp_add_hostfwd(user->slirp, f.udp, f.host, (int)f.host_port, (struct in_addr){ 0 },
+					       (int)f.guest_port))
 		rc = errno ? -errno : -EADDRNOTAVAIL;
 	if (!rc)
 		return 0;
@@ -488,7 +501,7 @@ static void user_close(struct net *net)
 	struct user *user = of(net);
 
 	if (user->slirp)
-		slirp_cleanup(user->slirp);
+		user->lib.slirp_cleanup(user->slirp);
 	while (user->held)
 		drop_held(user);
 	free(user->ra);
@@ -525,11 +538,13 @@ static int user_open(struct net *net, struct error *err)
 	user->held_end = &user->held;
 	user->deadline = NEVER;
 	user->mtu = options->common.mtu ? (unsigned)options->common.mtu : NET_MTU;
-	int rc = make_sources(user, err);
+	int rc = library_load(LIBRARY_SLIRP, slirp_names, LIBRARY_COUNT(slirp_names), &user->lib, err);
+	if (!rc)
+		rc = make_sources(user, err);
 	if (!rc) {
-		user->slirp = slirp_new(&slirp_config, &callbacks, user);
+		user->slirp = user->lib.slirp_new(&slirp_config, &callbacks, user);
 		if (!user->slirp)
-			rc = error_set(err, -EINVAL, "libslirp %s does not start", slirp_version_string());
+			rc = error_set(err, -EINVAL, "libslirp %s does not start", user->lib.slirp_version_string());
 	}
 	for (unsigned i = 0; !rc && i < options->forward.count; i++)
 		rc = add_forward(user, options->forward.value[i], err);
