@@ -289,25 +289,31 @@ static int wait_for_start(const struct child *c, struct error *err)
 
 	if (c->start < 0)
 		return 0;
-	/* Whoever made the FIFO opened it for both directions, so that reading waits even while nobody writes. */
-	if (fcntl(c->start, F_SETFL, 0))
-		return error_errno(err, -errno, "can't wait for start");
 	while ((got = read(c->start, &byte, 1)) < 0 && errno == EINTR)
 		;
 	return got == 1 ? 0 : error_errno(err, got < 0 ? -errno : -EPIPE, "can't wait for start");
 }
 
-/* Tells the runtime that all is well, and goes on when that is on record. */
-static int report(struct child *c, struct error *err)
+/* The filter is the container's: it may refuse every call that the program does not need, and more often those that are newer
+ * than its list. So it comes last, and what follows are capset, write and read on the socket and the FIFO, and execve. */
+static int confine(struct child *c, const struct caps_last *caps, struct error *err)
 {
 	/* From here on the runtime may leave. Should it be killed instead, the end of its socket is what ends this process. */
 	prctl(PR_SET_PDEATHSIG, 0);
-	int rc = sync_send(c->sync, SYNC_READY, 0, NULL, 0);
+	/* Whoever made the FIFO opened it for both directions, so that reading waits even while nobody writes. */
+	if (c->start >= 0 && fcntl(c->start, F_SETFL, 0))
+		return error_errno(err, -errno, "can't wait for start");
+	if (c->process->no_new_privileges && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return error_errno(err, -errno, "process.noNewPrivileges");
+	int rc = install_filter(c, err);
 
-	if (rc)
-		_exit(1);
-	rc = sync_receive(c->sync, c->message);
-	if (rc || c->message->kind != SYNC_GO)
+	return rc ? rc : caps_finish(caps, err);
+}
+
+/* Tells the runtime that all is well, and goes on when that is on record. */
+static int report(struct child *c, struct error *err)
+{
+	if (sync_tell(c->sync, SYNC_READY) || sync_hear(c->sync) != SYNC_GO)
 		_exit(1);
 	return wait_for_start(c, err);
 }
@@ -336,7 +342,7 @@ static void close_others(const struct child *c)
 int child_become(struct child *c, struct error *err)
 {
 	const struct oci_process *p = c->process;
-	bool early = !p->no_new_privileges;
+	struct caps_last caps;
 	char *path = NULL;
 	int rc = 0;
 
@@ -355,24 +361,21 @@ int child_become(struct child *c, struct error *err)
 		rc = set_labels(c, err);
 	if (!rc)
 		rc = caps_bound(&p->caps, err);
-	if (!rc && early)
-		rc = install_filter(c, err);
 	if (!rc)
 		rc = set_user(c, err);
+	/* Who gains no privileges by execve needs none to install a filter. */
 	if (!rc)
-		rc = caps_apply(&p->caps, err);
+		rc = caps_apply(&p->caps, c->filter.code && !p->no_new_privileges, &caps, err);
 	if (!rc)
 		rc = enter_folder(p->cwd, err);
-	if (!rc && !early && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-		rc = error_errno(err, -errno, "process.noNewPrivileges");
 	const char *const *env = rc ? NULL : make_environment(c);
 
 	if (!rc)
 		rc = find_program(c, env, &path, err);
 	if (!rc)
 		rc = set_limits(c, true, err);
-	if (!rc && !early)
-		rc = install_filter(c, err);
+	if (!rc)
+		rc = confine(c, &caps, err);
 	if (!rc)
 		rc = report(c, err);
 	if (!rc && c->init < 0)

@@ -107,27 +107,58 @@ static uint64_t grantable(const char *set, uint64_t wanted, uint64_t possible)
 	return wanted & possible;
 }
 
-int caps_apply(const struct oci_caps *caps, struct error *err)
+/* The kernel's form of three sets. */
+static void fill(struct caps_last *last, uint64_t effective, uint64_t permitted, uint64_t inheritable)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		last->words[i].effective = (uint32_t)(effective >> 32 * i);
+		last->words[i].permitted = (uint32_t)(permitted >> 32 * i);
+		last->words[i].inheritable = (uint32_t)(inheritable >> 32 * i);
+	}
+}
+
+static int put(const struct caps_last *sets, struct error *err)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	for (unsigned i = 0; i < 2; i++)
+		data[i] = (struct __user_cap_data_struct){ .effective = sets->words[i].effective,
+							   .permitted = sets->words[i].permitted,
+							   .inheritable = sets->words[i].inheritable };
+	return syscall(SYS_capset, &header, data) ? error_errno(err, -errno, "process.capabilities: capset") : 0;
+}
+
+int caps_apply(const struct oci_caps *caps, bool filter, struct caps_last *last, struct error *err)
+{
 	struct __user_cap_data_struct data[2] = { { 0 } };
 	int rc = get(data);
 
-	if (!caps->given)
+	last->set = false;
+	if (!caps->given && !filter)
 		return 0;
 	if (rc)
 		return error_errno(err, rc, "capget");
 	uint64_t have = data[0].permitted | (uint64_t)data[1].permitted << 32;
-	uint64_t permitted = grantable("permitted", caps->permitted, have);
-	uint64_t effective = grantable("effective", caps->effective, permitted);
-	uint64_t inheritable = grantable("inheritable", caps->inheritable, have);
+	uint64_t effective = data[0].effective | (uint64_t)data[1].effective << 32, permitted = have;
+	uint64_t inheritable = data[0].inheritable | (uint64_t)data[1].inheritable << 32;
 
-	for (unsigned i = 0; i < 2; i++)
-		data[i] = (struct __user_cap_data_struct){ .effective = (uint32_t)(effective >> 32 * i),
-							   .permitted = (uint32_t)(permitted >> 32 * i),
-							   .inheritable = (uint32_t)(inheritable >> 32 * i) };
-	if (syscall(SYS_capset, &header, data))
-		return error_errno(err, -errno, "process.capabilities: capset");
+	if (caps->given) {
+		permitted = grantable("permitted", caps->permitted, have);
+		effective = grantable("effective", caps->effective, permitted);
+		inheritable = grantable("inheritable", caps->inheritable, have);
+	}
+	uint64_t more = filter ? have & (1ull << CAP_SYS_ADMIN) & ~effective : 0;
+	struct caps_last now;
+
+	fill(&now, effective | more, permitted | more, inheritable);
+	rc = put(&now, err);
+	if (rc)
+		return rc;
+	fill(last, effective, permitted, inheritable);
+	last->set = more != 0;
+	if (!caps->given)
+		return 0;
 	/* A process's own ambient set is empty unless its parent gave it one. */
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) && errno != EINVAL)
 		return error_errno(err, -errno, "process.capabilities.ambient: can't clear the set");
@@ -138,4 +169,9 @@ int caps_apply(const struct oci_caps *caps, struct error *err)
 		if ((ambient & (1ull << i)) && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0))
 			return error_errno(err, -errno, "process.capabilities.ambient: CAP_%s", names[i]);
 	return 0;
+}
+
+int caps_finish(const struct caps_last *last, struct error *err)
+{
+	return last->set ? put(last, err) : 0;
 }

@@ -61,6 +61,28 @@ int sync_send_fds(int fd, enum sync_kind kind, const int *fds, unsigned count)
 	return put(fd, &part, 1, fds, count);
 }
 
+int sync_tell(int fd, enum sync_kind kind)
+{
+	const struct header header = { (int32_t)kind, 0 };
+	ssize_t put;
+
+	do
+		put = write(fd, &header, sizeof(header));
+	while (put < 0 && errno == EINTR);
+	return put < 0 ? -errno : 0;
+}
+
+int sync_hear(int fd)
+{
+	struct header header = { 0, 0 };
+	ssize_t got;
+
+	do
+		got = read(fd, &header, sizeof(header));
+	while (got < 0 && errno == EINTR);
+	return got == sizeof(header) ? header.kind : 0;
+}
+
 int sync_pass(int socket, int fd, const void *data, size_t size)
 {
 	struct iovec part = { (void *)(uintptr_t)data, size };
