@@ -362,6 +362,31 @@ def test_propagation(runtime, option, expected):
         subprocess.run(["umount", source], check=True)
 
 
+@pytest.mark.parametrize("host", ["shared", "private"])
+@pytest.mark.parametrize("value", ["shared", "rshared", "slave", "rslave", "private", "rprivate", "unbindable", "runbindable"])
+def test_rootfs_propagation(runtime, value, host):
+    """Also where the host's mount below is shared, as systemd has it; what the container mounts stays in it."""
+    place = runtime.folder / "place"
+    place.mkdir()
+    subprocess.run(["mount", "--bind", place, place], check=True)
+    subprocess.run(["mount", f"--make-{host}", place], check=True)
+    try:
+        containers.make_rootfs(place / "rootfs")
+        before = runtime.mounts()
+        c = config("cat", "/proc/self/mountinfo", linux__rootfsPropagation=value, root={"path": str(place / "rootfs")})
+        name = runtime.create(c)
+        assert runtime.mounts() == before
+        runtime.call("start", name, check=True)
+        runtime.wait(name)
+        fields = mount_line(runtime.log(name), "/")
+        runtime.call("delete", name, check=True)
+        tags = " ".join(fields[6:fields.index("-")])
+        assert {"shared": "shared:" in tags, "slave": "shared:" not in tags, "private": not tags,
+                "unbindable": tags == "unbindable"}[value.lstrip("r")], tags
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
 def test_bind_mounts(runtime):
     (runtime.folder / "file").write_text("content\n")
     (runtime.folder / "dir").mkdir()

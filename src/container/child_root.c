@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,12 +27,33 @@
 #include "container/mount.h"
 #include "container/path.h"
 
+/* pivot_root refuses to work where the mount that a path is on is shared. Its root is the path or a folder above. */
+static int make_private(const char *path)
+{
+	char up[PATH_MAX];
+	int rc;
+
+	snprintf(up, sizeof(up), "%s", path);
+	while ((rc = mount_propagation(AT_FDCWD, up, MS_PRIVATE)) == -EINVAL && up[1]) {
+		char *slash = strrchr(up, '/');
+
+		slash[slash == up] = 0;
+	}
+	return rc;
+}
+
 /* 1 and 2; leaves new_root. */
 static int attach_root(struct child *c, struct error *err)
 {
 	uint64_t propagation = c->config->propagation ? c->config->propagation : MS_SLAVE | MS_REC;
-	int rc = mount_propagation(AT_FDCWD, "/", propagation);
 
+	/* Binds are still to be made. */
+	if (propagation & MS_UNBINDABLE)
+		propagation ^= MS_UNBINDABLE | MS_PRIVATE;
+	int rc = propagation & MS_SHARED ? 0 : mount_propagation(AT_FDCWD, "/", propagation);
+
+	if (!rc && c->config->propagation)
+		rc = make_private(c->rootfs);
 	if (rc)
 		return error_errno(err, rc, "linux.rootfsPropagation: can't change the root's");
 	if (c->root < 0)
@@ -42,20 +64,13 @@ static int attach_root(struct child *c, struct error *err)
 
 	if (place < 0)
 		return error_errno(err, -errno, "root.path: can't open %s", c->rootfs);
-	/* The clone is a peer of where it comes from; mounts inside must not show up there unless that was asked for. */
-	if (!(propagation & MS_SHARED))
-		rc = mount_propagation(c->root, "", propagation);
+	/* The clone is a peer of where it comes from; mounts inside must not show up there. What it shall be it becomes at the end. */
+	rc = mount_propagation(c->root, "", propagation & MS_SHARED ? MS_PRIVATE : propagation);
 	if (!rc)
 		rc = mount_attach(c->root, place);
 	close(place);
 	if (rc)
 		return error_errno(err, rc, "root.path: can't mount %s", c->rootfs);
-	/* pivot_root refuses a parent that is shared. */
-	if (propagation & MS_SHARED) {
-		rc = mount_propagation(AT_FDCWD, "/", MS_PRIVATE);
-		if (rc)
-			return error_errno(err, rc, "linux.rootfsPropagation");
-	}
 	c->new_root = c->root;
 	return 0;
 }
