@@ -24,7 +24,8 @@ SIZE = "3G"
 PASSWORD = "plures"  # root's, on the console; over ssh only the key that is made with the image
 
 # What makes it an ordinary small server that boots by itself, and the little that tests ask of it.
-PACKAGES = ("linux-image-cloud-amd64 zstd systemd-sysv udev dbus libpam-systemd systemd-resolved libnss-resolve openssh-server iproute2 "
+KERNEL = "linux-image-cloud-amd64"
+PACKAGES = ("zstd systemd-sysv udev dbus libpam-systemd systemd-resolved libnss-resolve openssh-server iproute2 "
             "e2fsprogs wget qemu-guest-agent").split()
 # fio and iperf3 bring a hundred megabytes of libraries with them: only benchmarks get them.
 BENCH_PACKAGES = ("fio", "iperf3")
@@ -133,8 +134,8 @@ def make_disk(folder, tar):
         (folder / name).chmod(0o444)
 
 
-def folder_name(*extra):
-    return f"debian-{guest_assets.named_by(RECIPE + [sorted(extra)])}"
+def folder_name(*extra, kernel=KERNEL):
+    return f"debian-{guest_assets.named_by(RECIPE + [kernel, sorted(extra)])}"
 
 
 def present():
@@ -142,19 +143,19 @@ def present():
     return (guest_assets.CACHE / "guest" / folder_name()).is_dir()
 
 
-def image(*extra):
+def image(*extra, kernel=KERNEL):
     """The installation with `extra` packages as an Image. The first call takes about a minute."""
     def make(folder):
         guest_assets.note("installing Debian into a disk image ...")
         guest_assets.run([tool("ssh-keygen", "openssh-client"), "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(folder / "key")])
         with tempfile.TemporaryDirectory(dir=folder.parent) as tmp:
             tar = pathlib.Path(tmp) / "debian.tar"
-            bootstrap(tar, [*PACKAGES, *extra], (folder / "key.pub").read_text().strip())
+            bootstrap(tar, [kernel, *PACKAGES, *extra], (folder / "key.pub").read_text().strip())
             make_disk(folder, tar)
 
-    made = Image(guest_assets.kept(folder_name(*extra), make, lock="debian"))
-    # One for tests and one for benchmarks, of this recipe and the last; a recipe that is gone leaves no image behind.
-    guest_assets.prune(made.disk.parent.parent, "debian-*", keep=4)
+    made = Image(guest_assets.kept(folder_name(*extra, kernel=kernel), make, lock="debian"))
+    # Two for tests and one for benchmarks, of this recipe and the last; a recipe that is gone leaves no image behind.
+    guest_assets.prune(made.disk.parent.parent, "debian-*", keep=6)
     return made
 
 
