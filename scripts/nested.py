@@ -13,10 +13,17 @@ import machine
 CPU = "EPYC,+svm,+npt,+nrip-save,+invtsc,-topoext"
 
 
+# What L2 has the program load: for its kernel's compression, and for the user network.
+ON_DEMAND = ("libz.", "liblzma.", "libzstd.", "liblz4.", "libslirp.")
+
+
 def libraries(program):
-    """The shared objects of a program, as paths in L1 and on the host: the loader stands at an absolute path."""
-    listed = subprocess.run(["ldd", str(program)], check=True, capture_output=True, text=True).stdout
-    found = re.findall(r"(/\S+) \(0x", listed)
+    """The shared objects of a program and of what it loads, as paths in L1 and on the host: the loader stands at an absolute path."""
+    cache = subprocess.run(["/sbin/ldconfig", "-p"], check=True, capture_output=True, text=True).stdout
+    wanted = [name for name in re.findall(rb"lib\w+\.so\.[\d.]+", pathlib.Path(program).read_bytes()) if name.decode().startswith(ON_DEMAND)]
+    loaded = [re.search(rf"\s{re.escape(name.decode())} \(libc6,x86-64.*\) => (/\S+)", cache)[1] for name in set(wanted)]
+    listed = subprocess.run(["ldd", str(program), *loaded], check=True, capture_output=True, text=True).stdout
+    found = {*re.findall(r"(/\S+) \(0x", listed), *loaded}
     return {path.lstrip("/"): pathlib.Path(path).resolve() for path in found}
 
 
