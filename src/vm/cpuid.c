@@ -32,6 +32,8 @@ struct cpuid {
 	bool amd;
 	uint32_t word[CPUID_WORDS];
 	uint32_t max_basic, max_extended;
+	uint32_t host_max
+	    [2]; /* the host's, for basic and extended leaves: asking costs an exit where the host is a guest itself */
 	char *kernel_flags; /* while it is made */
 	struct leaf leaf[MAX_LEAVES];
 	unsigned leaves;
@@ -103,9 +105,8 @@ static struct engine_cpuid read_host(const struct cpuid *cpuid, uint32_t leaf, u
 
 	if (cpuid->config.list)
 		return read_list(cpuid, leaf, subleaf);
-	cpuid->config.host(leaf & 0x80000000, 0, &regs);
-	if (leaf > regs.eax)
-		return (struct engine_cpuid){ 0 };
+	if (leaf > cpuid->host_max[leaf >> 31])
+		return regs;
 	cpuid->config.host(leaf, subleaf, &regs);
 	if (cpuid->config.filter)
 		cpuid->config.filter(leaf, subleaf, &regs);
@@ -383,7 +384,10 @@ struct cpuid *cpuid_create(const struct cpuid_config *config)
 		cpuid->config.host = cpuid_host;
 		cpuid->kernel_flags = kernel_flags();
 	}
+	cpuid->config.host(0x80000000, 0, &vendor);
+	cpuid->host_max[1] = vendor.eax;
 	cpuid->config.host(0, 0, &vendor);
+	cpuid->host_max[0] = vendor.eax;
 	char name[13] = "";
 	memcpy(name, &vendor.ebx, 4);
 	memcpy(name + 4, &vendor.edx, 4);
