@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What a machine costs before its guest runs: milliseconds from exec to the guest's first instruction, CPU time until then,
-and resident memory beyond the guest's, Plures beside QEMU's microvm machine.
+"""What a machine costs before its guest runs: milliseconds from exec to the guest's first instruction, CPU time and page
+faults until then, and resident memory beyond the guest's, Plures beside QEMU's microvm machine.
 
 The guest is a few instructions that write to a serial port, so that its first byte is the moment; then it halts. Where KVM
 runs guest kernel mode on the CPU both use it. Elsewhere QEMU takes TCG, and Plures is measured on soft and, with KVM all the
-same (it only emulates), on kvm: the guest is so short that this does not show."""
+same (it only emulates), on kvm: the guest is so short that this does not show.
+
+The last rows are what no monitor can avoid: an empty program, and one that does nothing but the calls that KVM needs
+(bench/kvm_floor.c)."""
 import argparse
 import json
 import os
@@ -23,7 +26,9 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP / "scripts"))
 import machine  # noqa: E402
 
-MEMORY = "128M"
+MEMORY_MB = 128
+MEMORY = f"{MEMORY_MB}M"
+COLUMNS = ("ms", "cpu_ms", "faults", "rss_kb", "own_kb")
 
 
 def guest():
@@ -39,10 +44,27 @@ def guest():
     return elf + body + note
 
 
-def field(pid, name):
-    """Kilobytes of /proc/PID/status."""
-    with open(f"/proc/{pid}/status") as f:
-        return int(re.search(rf"^{name}:\s+(\d+)", f.read(), re.M)[1])
+def resident(pid):
+    """Kilobytes of a process' pages that are not guest memory, and how many of these are its own (the rest are of files that others
+    may share). Guest memory is a memfd in Plures and a mapping of its size in QEMU, where this guest touches next to none of it."""
+    with open(f"/proc/{pid}/smaps") as f:
+        mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", f.read(), flags=re.M)[1:]
+    total = own = 0
+    for text in mappings:
+        kb = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.M)}
+        if "memfd:plures-ram" in text or kb["Size"] == MEMORY_MB * 1024:
+            continue
+        # The translator's code is mapped twice: Pss counts its pages once.
+        code = "memfd:plures-code" in text
+        total += kb["Pss"] if code else kb["Rss"]
+        own += kb["Pss"] if code else kb["Anonymous"]
+    return total, own
+
+
+def faults(pid):
+    """Page faults that needed no disk, of all threads (proc(5), minflt)."""
+    with open(f"/proc/{pid}/stat") as f:
+        return int(f.read().rpartition(")")[2].split()[7])
 
 
 def cpu_ms(pid):
@@ -55,7 +77,7 @@ def cpu_ms(pid):
 
 
 def once(argv):
-    """(ms to the first byte, CPU ms until then, KB of anonymous and file pages, KB of them that are its own)."""
+    """COLUMNS of one run."""
     started = time.monotonic()
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
@@ -63,13 +85,19 @@ def once(argv):
         took = (time.monotonic() - started) * 1000
         if byte != b"!":
             sys.exit(f"bench start: no byte from {' '.join(map(str, argv))}\n{process.stderr.read().decode()}")
-        # Guest memory is shared memory in Plures and anonymous in QEMU, where this guest touches next to none of it.
-        return took, cpu_ms(process.pid), field(process.pid, "RssAnon") + field(process.pid, "RssFile"), field(process.pid, "RssAnon")
+        return took, cpu_ms(process.pid), faults(process.pid), *resident(process.pid)
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
         process.stderr.close()
+
+
+def compiled(folder, name, source):
+    """A static program, which starts with the least."""
+    out = pathlib.Path(folder) / name
+    subprocess.run(["gcc", "-O2", "-static", "-x", "c", "-", "-o", out], input=source, text=True, check=True)
+    return [out]
 
 
 def kvm_works():
@@ -78,7 +106,7 @@ def kvm_works():
     return detail["works"], "emulates guest kernel mode" in detail["detail"]
 
 
-def machines(kernel):
+def machines(kernel, folder):
     plures = [machine.plures_path(), "run", "--kernel", kernel, "--memory", MEMORY, "--engine"]
     qemu = ["qemu-system-x86_64", "-M", "microvm,x-option-roms=off,isa-serial=on,rtc=off", "-nodefaults", "-no-user-config", "-display", "none",
             "-serial", "stdio", "-m", MEMORY, "-kernel", kernel, "-accel"]
@@ -90,6 +118,9 @@ def machines(kernel):
     found["plures (auto)"] = plures + ["auto"]
     if shutil.which("qemu-system-x86_64"):
         found["qemu microvm (kvm)" if works else "qemu microvm (tcg)"] = qemu + (["kvm", "-cpu", "host"] if works else ["tcg"])
+    found["an empty program"] = compiled(folder, "empty", '#include <unistd.h>\nint main(void) { return write(1, "!", 1) != 1 || pause(); }\n')
+    if works or emulates:
+        found["KVM's calls alone"] = compiled(folder, "kvm_floor", (TOP / "bench" / "kvm_floor.c").read_text())
     return found
 
 
@@ -101,22 +132,22 @@ def main():
     with tempfile.TemporaryDirectory(prefix="plures-bench-") as folder:
         kernel = pathlib.Path(folder) / "guest"
         kernel.write_bytes(guest())
-        tried = machines(kernel)
+        tried = machines(kernel, folder)
         runs = {name: [] for name in tried}
         for argv in tried.values():  # the page cache's first time counts for none
             once(argv)
         for _ in range(args.runs):
             for name, argv in tried.items():
                 runs[name].append(once(argv))
-    result = {name: {key: statistics.median(column) for key, column in zip(("ms", "cpu_ms", "rss_kb", "anon_kb"), zip(*rows))}
+    result = {name: {key: statistics.median(column) for key, column in zip(COLUMNS, zip(*rows))}
               | {"min_ms": min(row[0] for row in rows)} for name, rows in runs.items()}
     if args.json:
         print(json.dumps(result, indent=1))
         return
     print(f"{MEMORY}, 1 vCPU, medians of {args.runs} runs; load {os.getloadavg()[0]:.1f}")
-    print(f"{'':22}{'ms to guest':>12}{'fastest':>9}{'CPU ms':>8}{'MB resident':>13}{'its own':>9}")
+    print(f"{'':22}{'ms to guest':>12}{'fastest':>9}{'CPU ms':>8}{'faults':>8}{'MB resident':>13}{'its own':>9}")
     for name, r in result.items():
-        print(f"{name:22}{r['ms']:12.1f}{r['min_ms']:9.1f}{r['cpu_ms']:8.1f}{r['rss_kb'] / 1024:13.1f}{r['anon_kb'] / 1024:9.1f}")
+        print(f"{name:22}{r['ms']:12.1f}{r['min_ms']:9.1f}{r['cpu_ms']:8.1f}{r['faults']:8.0f}{r['rss_kb'] / 1024:13.1f}{r['own_kb'] / 1024:9.1f}")
 
 
 if __name__ == "__main__":

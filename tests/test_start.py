@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a machine loads when it starts: only what it needs. ./dev bench start has the times."""
+import json
 import os
 import re
 import shutil
@@ -80,3 +81,14 @@ def test_a_library_that_is_missing_is_named(plures, tiny, tmp_path, name, option
                           timeout=60, stdin=subprocess.DEVNULL, env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)})
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     assert f"this needs the library {file}, which can't be loaded" in done.stderr and "install it" in done.stderr
+
+
+def test_bench_start(plures):
+    done = subprocess.run([sys.executable, TOP / "bench" / "start.py", "--runs", "1", "--json"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert {"plures (soft)", "plures (auto)", "an empty program"} <= told.keys()
+    for name, row in told.items():
+        assert all(row[key] > 0 for key in (*start.COLUMNS, "min_ms")), name
+    # Memory is the same in each run, give or take a page.
+    assert told["plures (soft)"]["rss_kb"] < 8 << 10
