@@ -114,7 +114,8 @@ bool lapic_has_interrupt(const struct lapic *lapic);
 int lapic_ack(struct lapic *lapic);
 
 /* The registers of a passive lapic, in or out: IA32_APIC_BASE, IA32_TSC_DEADLINE, and by their number (offset >> 4) in the
- * xAPIC's format, with the current count of the timer. What can't be is made to fit. While nothing else uses it. */
+ * xAPIC's format, with the current count of the timer: 0 is one that has expired and whose interrupt is in the IRR or was
+ * served. What can't be is made to fit. While nothing else uses it. */
 void lapic_import(struct lapic *lapic, uint64_t base, uint64_t tsc_deadline, const uint32_t reg[64]);
 void lapic_export(struct lapic *lapic, uint64_t *base, uint64_t *tsc_deadline, uint32_t reg[64]);
 

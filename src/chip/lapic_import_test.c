@@ -145,6 +145,49 @@ static void test_into_one_that_works(void **state)
 	drop(&to);
 }
 
+/* One that has expired stays so; one that has no tick left, and whose interrupt nobody has made yet, does not. */
+static void test_one_shot(void **state)
+{
+	struct lab from = make(true), to = make(true);
+	struct state_writer *w = state_writer_create();
+	struct state_reader *r;
+	const void *bytes;
+	size_t size;
+	uint32_t in[64], out[64];
+	uint64_t base, deadline;
+	struct error err;
+
+	(void)state;
+	fill(in);
+	in[LVT] = 0xec;
+	in[CURRENT] = 0;
+	lapic_import(to.lapic, BASE, 0, in);
+	lapic_export(to.lapic, &base, &deadline, out);
+	assert_int_equal(out[INITIAL], 8000);
+	assert_int_equal(out[CURRENT], 0);
+	/* Saved after its time and before its interrupt. */
+	in[CURRENT] = 5000;
+	lapic_import(from.lapic, BASE, 0, in);
+	clock_advance(from.clock, 6000);
+	state_save_devices(w, lapic_device(from.lapic));
+	assert_int_equal(state_writer_finish(w, &bytes, &size, &err), 0);
+	assert_int_equal(state_reader_create(&r, bytes, size, &err), 0);
+	assert_int_equal(state_load_devices(r, lapic_device(to.lapic), &err), 0);
+	lapic_export(to.lapic, &base, &deadline, out);
+	assert_int_equal(out[CURRENT], 1);
+	assert_int_equal(out[IRR + 7], in[IRR + 7]);
+	/* A periodic one that stands at its end goes on. */
+	fill(in);
+	in[CURRENT] = 0;
+	lapic_import(to.lapic, BASE, 0, in);
+	lapic_export(to.lapic, &base, &deadline, out);
+	assert_int_not_equal(out[CURRENT], 0);
+	state_reader_destroy(r);
+	state_writer_destroy(w);
+	drop(&from);
+	drop(&to);
+}
+
 static void test_deadline(void **state)
 {
 	struct lab lab = make(true);
@@ -184,9 +227,8 @@ static void test_what_can_not_be(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_in_and_out),
-		cmocka_unit_test(test_into_one_that_works),
-		cmocka_unit_test(test_deadline),
+		cmocka_unit_test(test_in_and_out),      cmocka_unit_test(test_into_one_that_works),
+		cmocka_unit_test(test_one_shot),        cmocka_unit_test(test_deadline),
 		cmocka_unit_test(test_what_can_not_be),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -188,5 +188,7 @@ void lapic_export(struct lapic *lapic, uint64_t *base, uint64_t *tsc_deadline, u
 	reg[REG_DIVIDE] = lapic->divide;
 	reg[REG_INITIAL_COUNT] = lapic->initial_count;
 	reg[REG_CURRENT_COUNT] = lapic_timer_count_locked(lapic);
+	if (lapic->timer_running && !reg[REG_CURRENT_COUNT]) /* nothing left, and its interrupt is still to come */
+		reg[REG_CURRENT_COUNT] = 1;
 	lapic_unlock(lapic);
 }

@@ -163,7 +163,7 @@ void lapic_timer_set_mode_locked(struct lapic *lapic, uint32_t old)
 
 void lapic_timer_set_left_locked(struct lapic *lapic, uint32_t count)
 {
-	lapic->timer_running = count != 0;
+	lapic->timer_running = count || (is_mode(lapic, LVT_TIMER_PERIODIC) && lapic->initial_count);
 	lapic->timer_when = clock_now(lapic->clock) + count_to_ns(lapic, count);
 	lapic_timer_resume_locked(lapic);
 }

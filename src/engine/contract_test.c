@@ -33,6 +33,8 @@ struct box {
 	uint8_t *memory;
 	char log[LOG_MAX][64];
 	unsigned logged;
+	int vector;       /* of an interrupt that waits to be acknowledged, or 0 */
+	bool stop_at_ack; /* then, kicks the CPU out */
 	struct engine_cpu_state state;
 	struct engine_run run;
 };
@@ -82,8 +84,13 @@ static void on_mmio(void *ctx, uint64_t gpa, void *data, unsigned size, bool wri
 
 static int on_interrupt(void *ctx)
 {
-	(void)ctx;
-	return -1;
+	struct box *box = ctx;
+	int vector = box->vector ? box->vector : -1;
+
+	if (vector > 0 && box->stop_at_ack)
+		box->ops->vcpu_kick(box->vcpu, ENGINE_KICK_EXIT);
+	box->vector = 0;
+	return vector;
 }
 
 static bool on_msr_read(void *ctx, uint32_t index, uint64_t *value)
@@ -614,6 +621,67 @@ static void events(const struct engine_ops *ops)
 	free(box);
 }
 
+/* An interrupt that is acknowledged is delivered, though the CPU stops at once and goes on elsewhere. */
+static void acknowledged(const struct engine_ops *ops)
+{
+	static const uint8_t code[] = {
+		0xfb, 0x90, 0xeb, 0xfe, 0xb0, 0x15, 0xe6, 0x81, 0xeb, 0xfe
+	}; /* sti; nop; jmp */
+	static const char *const lines[] = { "out1 81 15", NULL };
+	enum { LINT0 = 0x35, EXTINT = 0x700 };
+	struct box *box = calloc(1, sizeof(*box));
+
+	start(box, ops, code, sizeof(code), CODE + 4);
+	box->state.lapic.reg[LINT0] = EXTINT;
+	ops->vcpu_set_state(box->vcpu, &box->state);
+	box->vector = 0x15;
+	box->stop_at_ack = true;
+	ops->vcpu_kick(box->vcpu, ENGINE_KICK_INTERRUPT);
+	while (box->vector)
+		assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
+	ops->vcpu_get_state(box->vcpu, &box->state);
+	drop(box);
+	make(box, ops, box->memory);
+	ops->vcpu_set_state(box->vcpu, &box->state);
+	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
+	expect(box, lines);
+	end(box);
+	free(box);
+}
+
+/* A one-shot timer that expires while the CPU stands still is in the IRR of its state; and once it has been, a CPU that
+ * goes on with that state gets no second one. */
+static void timer(const struct engine_ops *ops)
+{
+	static const uint8_t code[] = { 0xeb, 0xfe };
+	enum { IRR = 0x20, LVT_TIMER = 0x32, INITIAL = 0x38, CURRENT, DIVIDE = 0x3e, BY_1 = 0xb, VECTOR = 0x35 };
+	struct box *box;
+	uint32_t *reg;
+
+	if (!ops->in_kernel_lapic)
+		return;
+	box = calloc(1, sizeof(*box));
+	reg = box->state.lapic.reg;
+	start(box, ops, code, sizeof(code), 0);
+	box->state.lapic.reg[0x0f] |= 0x100;
+	reg[LVT_TIMER] = VECTOR;
+	reg[DIVIDE] = BY_1;
+	reg[INITIAL] = reg[CURRENT] = 5000000;
+	ops->vcpu_set_state(box->vcpu, &box->state);
+	assert_int_equal(run_for(box, 1000), ENGINE_EXIT_KICKED);
+	usleep(20000);
+	ops->vcpu_get_state(box->vcpu, &box->state);
+	assert_int_equal(reg[CURRENT], 0);
+	assert_int_equal(reg[IRR + VECTOR / 32], 1u << VECTOR % 32);
+	reg[IRR + VECTOR / 32] = 0;
+	ops->vcpu_set_state(box->vcpu, &box->state);
+	assert_int_equal(run_for(box, 20000), ENGINE_EXIT_KICKED);
+	ops->vcpu_get_state(box->vcpu, &box->state);
+	assert_int_equal(reg[IRR + VECTOR / 32], 0);
+	end(box);
+	free(box);
+}
+
 /* ---- the dirty log ---- */
 
 static void dirty(const struct engine_ops *ops)
@@ -695,6 +763,8 @@ ON_EACH(nmi)
 ON_EACH(kicks)
 ON_EACH(whole_state)
 ON_EACH(events)
+ON_EACH(acknowledged)
+ON_EACH(timer)
 ON_EACH(dirty)
 ON_EACH(doorbells)
 
@@ -704,7 +774,8 @@ int main(void)
 		cmocka_unit_test(test_accesses),  cmocka_unit_test(test_msrs),
 		cmocka_unit_test(test_shutdown_), cmocka_unit_test(test_nmi),
 		cmocka_unit_test(test_kicks),     cmocka_unit_test(test_whole_state),
-		cmocka_unit_test(test_events),    cmocka_unit_test(test_dirty),
+		cmocka_unit_test(test_events),    cmocka_unit_test(test_acknowledged),
+		cmocka_unit_test(test_timer),     cmocka_unit_test(test_dirty),
 		cmocka_unit_test(test_doorbells), cmocka_unit_test(test_a_guest_moves_between_engines),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

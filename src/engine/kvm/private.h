@@ -103,6 +103,9 @@ void kvm_vcpu_set_state(struct engine_vcpu *vcpu, const struct engine_cpu_state 
 
 /* ---- vcpu.c ---- */
 
+/* Has KVM do what it kept for its next entry, without running the guest. It may call back, as vcpu_run does. Returns false
+ * when the CPU can't go on, with the reason in *run. No other thread is in vcpu_run. */
+bool kvm_vcpu_settle(struct engine_vcpu *vcpu, struct engine_run *run);
 int kvm_vcpu_create(struct engine_vcpu **vcpu, struct engine_vm *vm, unsigned index, const struct engine_callbacks *cb,
 		    void *ctx, struct error *err);
 void kvm_vcpu_destroy(struct engine_vcpu *vcpu);

@@ -16,7 +16,8 @@ _Static_assert(sizeof(struct kvm_xsave) == ENGINE_XSAVE_SIZE, "the same area");
 
 enum { MSR_TSC = 0x10, MSR_TSC_ADJUST = 0x3b, MSR_TSC_DEADLINE = 0x6e0 };
 enum { UNUSABLE = 1 << 16, RFLAGS_IF = 1 << 9 };
-enum { APIC_ID = 0x02 };
+enum { APIC_ID = 0x02, APIC_LVT_TIMER = 0x32, APIC_INITIAL_COUNT = 0x38, APIC_CURRENT_COUNT = 0x39 };
+enum { LVT_TIMER_PERIODIC = 1 << 17, LVT_TIMER_DEADLINE = 1 << 18 };
 
 /* The MSRs that are plain fields. */
 static const struct {
@@ -158,24 +159,42 @@ static void get_events(struct engine_vcpu *vcpu, struct engine_cpu_state *s)
 	}
 }
 
-static void get_lapic(struct engine_vcpu *vcpu, struct engine_cpu_state *s)
+static void read_lapic(const struct engine_vcpu *vcpu, struct engine_lapic *to)
 {
 	struct kvm_lapic_state lapic = { 0 };
 
 	ioctl(vcpu->fd, KVM_GET_LAPIC, &lapic);
 	for (unsigned i = 0; i < 64; i++)
-		memcpy(&s->lapic.reg[i], lapic.regs + 16 * (size_t)i, sizeof(s->lapic.reg[i]));
-	s->lapic.reg[APIC_ID] = vcpu->index << 24;
+		memcpy(&to->reg[i], lapic.regs + 16 * (size_t)i, sizeof(to->reg[i]));
+}
+
+/* The timer goes on meanwhile. When it expires, KVM takes note, and makes it an interrupt at the next entry; what is
+ * between is seen by nobody, and a one-shot timer would be lost. So KVM is entered, without running the guest, until no
+ * expiry can have been since. (A deadline stays to be read until its interrupt is there.) */
+static void get_lapic(struct engine_vcpu *vcpu, struct engine_cpu_state *s)
+{
+	uint32_t *reg = s->lapic.reg, before;
+	struct engine_run run;
+
+	read_lapic(vcpu, &s->lapic);
+	if (reg[APIC_INITIAL_COUNT] && !(reg[APIC_LVT_TIMER] & LVT_TIMER_DEADLINE)) {
+		do {
+			before = reg[APIC_CURRENT_COUNT];
+			kvm_vcpu_settle(vcpu, &run);
+			read_lapic(vcpu, &s->lapic);
+		} while (reg[APIC_CURRENT_COUNT] > before || (before && !reg[APIC_CURRENT_COUNT]));
+	}
+	reg[APIC_ID] = vcpu->index << 24;
 	kvm_msr_get(vcpu, MSR_TSC_DEADLINE, &s->lapic.tsc_deadline);
 }
 
 void kvm_vcpu_get_state(struct engine_vcpu *vcpu, struct engine_cpu_state *s)
 {
 	memset(s, 0, sizeof(*s));
+	get_lapic(vcpu, s); /* first, since it may enter KVM */
 	get_events(vcpu, s);
 	get_registers(vcpu, s);
 	get_vectors(vcpu, s);
-	get_lapic(vcpu, s);
 	for (unsigned i = 0; i < FIELDS; i++)
 		kvm_msr_get(vcpu, fields[i].index, (uint64_t *)((char *)s + fields[i].offset));
 	kvm_msr_get(vcpu, MSR_TSC_ADJUST, &s->tsc_adjust);
@@ -279,8 +298,12 @@ static void put_lapic(struct engine_vcpu *vcpu, const struct engine_cpu_state *s
 
 	for (unsigned i = 0; i < 64; i++)
 		memcpy(lapic.regs + 16 * (size_t)i, &s->lapic.reg[i], sizeof(s->lapic.reg[i]));
-	const uint32_t id = vcpu->index << 24;
+	const uint32_t id = vcpu->index << 24, none = 0;
 	memcpy(lapic.regs + 16 * (size_t)APIC_ID, &id, sizeof(id));
+	/* KVM takes a one-shot timer that has nothing left for one that expires now, and this one has expired. */
+	if (!s->lapic.reg[APIC_CURRENT_COUNT] &&
+	    !(s->lapic.reg[APIC_LVT_TIMER] & (LVT_TIMER_PERIODIC | LVT_TIMER_DEADLINE)))
+		memcpy(lapic.regs + 16 * (size_t)APIC_INITIAL_COUNT, &none, sizeof(none));
 	put(vcpu, !ioctl(vcpu->fd, KVM_SET_LAPIC, &lapic), "local APIC");
 	put(vcpu, kvm_msr_set(vcpu, MSR_TSC_DEADLINE, s->lapic.tsc_deadline), "timer's deadline");
 }
@@ -289,6 +312,7 @@ void kvm_vcpu_set_state(struct engine_vcpu *vcpu, const struct engine_cpu_state 
 {
 	vcpu->refused[0] = '\0';
 	vcpu->unfinished = false;
+	vcpu->run->ready_for_interrupt_injection = 0; /* of the old state */
 	put_registers(vcpu, s);
 	put_vectors(vcpu, s);
 	for (unsigned i = 0; i < FIELDS; i++) {

@@ -6,8 +6,10 @@
  * the guest, then, if the thread may be in KVM_RUN (`inside`), sends it a signal. The thread first says that it is inside,
  * then looks at `kick`: one of the two sees the other, so no kick is lost and most cost no system call.
  *
- * Unfinished accesses. After an exit for I/O, memory or an MSR, KVM puts the result into the guest's registers when it is
- * entered again. Whoever wants to leave enters once more with immediate_exit, which does only that (api.rst, KVM_RUN).
+ * Settling. KVM keeps things for its next entry that no call reads: after an exit for I/O, memory or an MSR the result that
+ * goes into the guest's registers; an end of interrupt that the I/O APIC is to hear of; an expiry of the local APIC's
+ * timer that is not in the IRR yet. Whoever wants to leave with the state whole enters once more with a signal pending:
+ * KVM does all of that, finds the signal last, and runs no instruction. (With immediate_exit it would do the first only.)
  */
 #include <assert.h>
 #include <errno.h>
@@ -44,22 +46,6 @@ static bool take_kicks(struct engine_vcpu *vcpu)
 	if (what & ENGINE_KICK_INTERRUPT)
 		vcpu->wants_window = true;
 	return !(what & ENGINE_KICK_EXIT);
-}
-
-/* The 8259's interrupt, when the guest can take one. The local APICs' own are KVM's. */
-static void offer_interrupt(struct engine_vcpu *vcpu)
-{
-	if (vcpu->wants_window && vcpu->run->ready_for_interrupt_injection) {
-		int vector = vcpu->cb->interrupt_ack(vcpu->ctx);
-		if (vector >= 0) {
-			struct kvm_interrupt interrupt = { .irq = (uint32_t)vector };
-			ioctl(vcpu->fd, KVM_INTERRUPT, &interrupt);
-			vcpu->run->ready_for_interrupt_injection = 0; /* another one: when KVM says so */
-		} else {
-			vcpu->wants_window = false;
-		}
-	}
-	vcpu->run->request_interrupt_window = vcpu->wants_window;
 }
 
 /* ---- exits ---- */
@@ -216,8 +202,19 @@ static int enter(struct engine_vcpu *vcpu, pid_t thread)
 	return r;
 }
 
-/* Has KVM finish the access that the last exit was for, without running the guest; more may come of it (a string
- * instruction). Returns false when vcpu_run ends with something else. */
+static void set_run_mask(const struct engine_vcpu *vcpu, const sigset_t *mask)
+{
+	enum { KERNEL_SIGSET = 8 };
+	uint64_t room[(sizeof(struct kvm_signal_mask) + KERNEL_SIGSET + 7) / 8];
+	struct kvm_signal_mask *m = (struct kvm_signal_mask *)room;
+
+	m->len = KERNEL_SIGSET;
+	if (mask)
+		memcpy(m->sigset, mask, KERNEL_SIGSET);
+	ioctl(vcpu->fd, KVM_SET_SIGNAL_MASK, mask ? m : NULL);
+}
+
+/* Has KVM finish the access that the last exit was for; more may come of it (a string instruction). */
 static bool finish(struct engine_vcpu *vcpu, struct engine_run *run)
 {
 	while (vcpu->unfinished) {
@@ -227,6 +224,84 @@ static bool finish(struct engine_vcpu *vcpu, struct engine_run *run)
 		if (!r && !handle_exit(vcpu, run))
 			return false;
 	}
+	return true;
+}
+
+/* Enters KVM until it says that a signal is what it left for. A kick may cut an entry short; and a KVM that emulates may
+ * look for signals late and run into another exit first, which is why there is an end to it. */
+static bool enter_with_signal(struct engine_vcpu *vcpu, struct engine_run *run)
+{
+	enum { ENTRIES = 8 };
+	bool goes_on = true, cut = true;
+	int r = 0;
+
+	for (unsigned i = 0; i < ENTRIES && goes_on && (r != -EINTR || cut); i++) {
+		vcpu->unfinished = false;
+		vcpu->run->request_interrupt_window = 0;
+		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+		r = ioctl(vcpu->fd, KVM_RUN, 0) ? -errno : 0;
+		cut = __atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST);
+		if (!r)
+			goes_on = handle_exit(vcpu, run) && finish(vcpu, run);
+	}
+	return goes_on;
+}
+
+bool kvm_vcpu_settle(struct engine_vcpu *vcpu, struct engine_run *run)
+{
+	const struct timespec at_once = { 0 };
+	sigset_t kick, before, inside;
+
+	/* Blocked here and not in KVM_RUN, the signal is pending there from the start. */
+	sigemptyset(&kick);
+	sigaddset(&kick, KVM_KICK_SIGNAL);
+	pthread_sigmask(SIG_BLOCK, &kick, &before);
+	inside = before;
+	sigdelset(&inside, KVM_KICK_SIGNAL);
+	set_run_mask(vcpu, &inside);
+	pthread_kill(pthread_self(), KVM_KICK_SIGNAL);
+	bool goes_on = finish(vcpu, run) && enter_with_signal(vcpu, run);
+	set_run_mask(vcpu, NULL);
+	while (sigtimedwait(&kick, NULL, &at_once) > 0)
+		;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return goes_on;
+}
+
+/* An event whose delivery has begun. KVM_INTERRUPT would be shorter, but what it gives waits inside KVM until a later
+ * entry, where no call sees it: a CPU that is stopped before that would lose it. */
+static void inject(const struct engine_vcpu *vcpu, uint8_t vector)
+{
+	struct kvm_vcpu_events events = { 0 };
+
+	ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events);
+	events.flags = 0;
+	events.interrupt.injected = 1;
+	events.interrupt.nr = vector;
+	events.interrupt.soft = 0;
+	ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events);
+}
+
+/* The 8259's interrupt, when the guest can take one. The local APICs' own are KVM's. Returns false when vcpu_run ends. */
+static bool offer_interrupt(struct engine_vcpu *vcpu, struct engine_run *run)
+{
+	/* What is unfinished may raise an exception, or change whether the guest can take an interrupt. */
+	bool ready = vcpu->wants_window && vcpu->run->ready_for_interrupt_injection;
+	if (ready && vcpu->unfinished) {
+		if (!kvm_vcpu_settle(vcpu, run))
+			return false;
+		ready = vcpu->run->ready_for_interrupt_injection;
+	}
+	if (ready) {
+		int vector = vcpu->cb->interrupt_ack(vcpu->ctx);
+		if (vector >= 0) {
+			inject(vcpu, (uint8_t)vector);
+			vcpu->run->ready_for_interrupt_injection = 0; /* another one: when KVM says so */
+		} else {
+			vcpu->wants_window = false;
+		}
+	}
+	vcpu->run->request_interrupt_window = vcpu->wants_window;
 	return true;
 }
 
@@ -254,10 +329,11 @@ void kvm_vcpu_run(struct engine_vcpu *vcpu, struct engine_run *run)
 	}
 	for (;;) {
 		if (!take_kicks(vcpu)) {
-			finish(vcpu, run);
+			kvm_vcpu_settle(vcpu, run);
 			return;
 		}
-		offer_interrupt(vcpu);
+		if (!offer_interrupt(vcpu, run))
+			return;
 		vcpu->unfinished = false;
 		int r = enter(vcpu, thread);
 		if (r) {
