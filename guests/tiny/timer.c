@@ -3,7 +3,7 @@
  * and by TSC deadline; the clocks against each other; STI's shadow, HLT, CR8 and masking. */
 #include "apic.h"
 
-enum { PIC_VECTOR = 0x20, IOAPIC_VECTOR = 0x50, TIMER_VECTOR = 0x60 };
+enum { PIC_VECTOR = 0x20, IOAPIC_VECTOR = 0x50, TIMER_VECTOR = 0x60, TRIES = 10 };
 
 static volatile unsigned ticks;
 static uint64_t interrupted_at;
@@ -22,7 +22,7 @@ static void apic_tick(struct trap *t)
 	lapic_write(LAPIC_EOI, 0);
 }
 
-/* Whether a is b, give or take `percent`. A busy host delays, so these are wide. */
+/* Whether a is b, give or take `percent`. A busy host delays, so these are wide, and what is measured gets more than one try. */
 static bool near(uint64_t a, uint64_t b, unsigned percent)
 {
 	return a * 100 >= b * (100 - percent) && a * 100 <= b * (100 + percent);
@@ -125,19 +125,24 @@ static void by_lapic(void)
 	check(ticks == 1, "once");
 	check(lapic_read(LAPIC_CURRENT) == 0, "and stays at zero");
 	lapic_write(LAPIC_TIMER, 0x20000 | TIMER_VECTOR);
-	ticks = 0;
-	uint64_t start = rdtsc();
-	lapic_write(LAPIC_COUNT, (uint32_t)(hz / 200));
-	while (ticks < 20)
-		wait_interrupt();
-	uint64_t periodic = rdtsc() - start;
-	lapic_write(LAPIC_COUNT, 0);
+	uint64_t start, periodic = 0;
+	bool as_fast = false;
+	for (int i = 0; i < TRIES && !as_fast; i++) {
+		ticks = 0;
+		start = rdtsc();
+		lapic_write(LAPIC_COUNT, (uint32_t)(hz / 40));
+		while (ticks < 4)
+			wait_interrupt();
+		periodic = rdtsc() - start;
+		lapic_write(LAPIC_COUNT, 0);
+		/* 4 ticks of 25 ms, which a busy host does not run together: 100 ms by the 8254. */
+		start = rdtsc();
+		pit_wait(PIT_HZ / 20);
+		pit_wait(PIT_HZ / 20);
+		as_fast = near(periodic, rdtsc() - start, 40);
+	}
 	check(true, "periodic");
-	/* 20 ticks of 5 ms: 100 ms by the 8254. */
-	start = rdtsc();
-	pit_wait(PIT_HZ / 20);
-	pit_wait(PIT_HZ / 20);
-	check(near(periodic, rdtsc() - start, 40), "as fast as it was asked");
+	check(as_fast, "as fast as it was asked");
 	/* The priority: a vector of class 6 is held by a CR8 of 6. */
 	WRITE_CR(8, 6);
 	lapic_write(LAPIC_TIMER, TIMER_VECTOR);
@@ -172,12 +177,16 @@ static void by_lapic(void)
 
 static void clocks(void)
 {
-	uint64_t start = rdtsc();
-	pit_wait(PIT_HZ / 20);
-	uint64_t a = rdtsc();
-	pit_wait(PIT_HZ / 20);
-	uint64_t b = rdtsc();
-	check(near(a - start, b - a, 40), "TSC against the 8254, twice");
+	bool same = false;
+	for (int i = 0; i < TRIES && !same; i++) {
+		uint64_t start = rdtsc();
+		pit_wait(PIT_HZ / 20);
+		uint64_t a = rdtsc();
+		pit_wait(PIT_HZ / 20);
+		uint64_t b = rdtsc();
+		same = near(a - start, b - a, 40);
+	}
+	check(same, "TSC against the 8254, twice");
 	bool forward = true;
 	uint64_t last = rdtsc();
 	for (int i = 0; i < 100000; i++) {
