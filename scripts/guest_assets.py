@@ -20,6 +20,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 CACHE = pathlib.Path(os.environ.get("PLURES_CACHE", TOP / ".cache"))
@@ -295,7 +296,9 @@ def initramfs(script=None, files=None):
     data = cpio.bytes()
     # Named by content: two tests may want different archives at once, and one that is there need not be written again.
     path = CACHE / "guest" / "initramfs" / f"{hashlib.sha256(data).hexdigest()[:16]}.cpio"
-    if not path.exists():
+    try:
+        os.utime(path)
+    except OSError:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, tmp = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(fd, "wb") as f:
@@ -307,10 +310,12 @@ def initramfs(script=None, files=None):
 
 
 def prune(folder, pattern, keep):
-    """Drops the oldest of what was made: scripts and recipes change, the cache should not grow for ever."""
+    """Drops the oldest of what was made: scripts and recipes change, the cache should not grow for ever. Nothing of the last
+    hour, though: a machine that runs may not have opened it yet, and opens it again at each reset."""
     with contextlib.suppress(OSError):
         for old in sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime)[:-keep]:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            if old.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def main():
