@@ -19,7 +19,9 @@ pytestmark = pytest.mark.plures
 
 MODULES = "virtio_pci", "virtio_rng", "virtio_balloon", "virtio_console", "virtio_blk", "virtio_net", "virtiofs", "vmw_vsock_virtio_transport"
 
-# Each device does something that only works when it works; then they all work at once until the reset.
+# Each device does something that only works when it works; then they all work at once until the reset. The first is the machine's,
+# with everything under way; the second a kernel's that reboots and lets go of its devices one by one, so each loop ends when its
+# own fails. The cards are down by then: Debian's kernel may hang when it sends while it shuts a card down (docs/design/virtio.md).
 SCRIPT = r"""
 mkdir -p /tmp/s /tmp/d; mount -t virtiofs host /tmp/s
 n=$(cat /tmp/s/count 2>/dev/null || echo 0); echo $((n+1)) >/tmp/s/count
@@ -34,11 +36,12 @@ for p in /sys/class/virtio-ports/*; do [ "$(cat $p/name)" = test ] && echo port 
 awk '/^MemTotal/ { print ($2 < 460000) ? "balloon" : "whole" }' /proc/meminfo
 echo "@dmesg"; dmesg -r; echo "@used"
 [ $n = 2 ] && exit
-# Each until it fails, as a kernel that reboots lets go of its devices one by one.
 (while cat /dev/hwrng; do :; done) >/dev/null & (while cat /dev/vda; do :; done) >/dev/null & (while cat /dev/vdb; do :; done) >/dev/null &
 (while find / -xdev >/tmp/s/list && cat /tmp/s/list; do :; done) >/dev/null & ping -i 0.01 10.0.0.1 >/dev/null & (while echo x; do :; done) | vsock connect 6 &
 (while head -c 100000 /dev/zero >/dev/vport*p1; do :; done) &
-sleep 1; reboot -f
+sleep 1
+[ $n = 0 ] && echo b >/proc/sysrq-trigger
+ip link set eth0 down; ip link set eth1 down; reboot -f
 """
 DHCP = '#!/bin/sh\n[ "$1" = bound ] && ip addr add "$ip/24" dev "$interface"\nexit 0\n'
 
@@ -78,8 +81,7 @@ def listen(path, heard, vm):
 
 
 @pytest.mark.skipif(not os.path.exists("/usr/lib/qemu/virtiofsd") or not shutil.which("qemu-storage-daemon"), reason="qemu-system-common is not installed")
-@pytest.mark.slow
-@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("cpus", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_reset_with_everything(argv, kernel, initramfs, modules, tool, tmp_path, cpus):
     shared, disk, other = tmp_path / "shared", tmp_path / "disk.img", tmp_path / "other.img"
     shared.mkdir()
@@ -98,7 +100,7 @@ def test_reset_with_everything(argv, kernel, initramfs, modules, tool, tmp_path,
                                    f"type=vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path={tmp_path / 'blk'},writable=on"])
         stack.callback(daemon.wait)
         stack.callback(daemon.kill)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (tmp_path / "blk").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         vm = stack.enter_context(machine.Machine(argv(
@@ -109,7 +111,7 @@ def test_reset_with_everything(argv, kernel, initramfs, modules, tool, tmp_path,
                      "--share", f"{shared}:host", "--vsock", f"cid=9,path={tmp_path / 'v'}"])))
         heard = []
         threading.Thread(target=listen, args=(tmp_path / "port", heard, vm), daemon=True).start()
-        assert vm.wait(60) == 0
+        assert vm.wait(240) == 0
         said = vm.output + vm.errors
         for turn in range(3):
             output = re.search(rf"(?s)@use {turn}\n(.*?)@used\n", vm.output)
