@@ -26,8 +26,7 @@ echo "@dmesg"; dmesg -r
 echo "@end"
 """
 
-# What Linux says at level 4 (warning) or above on any machine; nothing so far.
-# A host may take a CPU away for long.
+# What Linux says at level 4 (warning) or above on any machine: a host may take a CPU away for long.
 HARMLESS = [r"hrtimer: interrupt took"]
 # Said at a lower level, and wrong all the same.
 WRONG = (r"lost .*interrupt|soft lockup|unstable|unchecked MSR|WARNING|BUG:|Oops|Call Trace|rcu.*stall|Firmware (Bug|Warn)|ACPI (Error|Warning|BIOS)"

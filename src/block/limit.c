@@ -1,24 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * limit.c - token buckets. Each fills at its rate, up to what a tenth of a second gives (or one request, if that is more), and
- * a request goes when no bucket is in debt; it then takes what it costs, perhaps more than there is, which later ones wait for. So a
- * request of any size passes, and the average is right. Who waits for all requests (a reset) does not wait for tokens: they are owed.
+ * limit.c - token buckets for requests and bytes. A request goes when both are open, and then takes what it costs. Who waits for
+ * all requests (a reset) does not wait for tokens: they are owed.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "base/token_bucket.h"
 #include "block/layers.h"
 #include "host/timer.h"
-
-#define NS_PER_S UINT64_C(1000000000)
-#define BURST_NS (NS_PER_S / 10)
-
-/* Kept as time: `until` is when the bucket will be, or was, full enough to be out of debt. */
-struct bucket {
-	uint64_t rate; /* a second, or 0 */
-	uint64_t free; /* a request may go from then on */
-};
 
 struct limited {
 	struct block_request below, *request;
@@ -28,7 +19,7 @@ struct limited {
 struct limit {
 	struct block block, *below;
 	struct host_timer timer;
-	struct bucket ops, bytes;
+	struct token_bucket ops, bytes;
 	struct limited *waiting, **waiting_end;
 	struct limited *spare;
 };
@@ -36,22 +27,6 @@ struct limit {
 static struct limit *of(struct block *block)
 {
 	return (struct limit *)block;
-}
-
-/* ---- buckets ---- */
-
-/* How long `amount` takes to flow in. */
-static uint64_t cost(const struct bucket *bucket, uint64_t amount)
-{
-	return bucket->rate ? (uint64_t)((double)amount * (double)NS_PER_S / (double)bucket->rate) : 0;
-}
-
-static void bucket_take(struct bucket *bucket, uint64_t amount, uint64_t now)
-{
-	/* A full bucket: its debt ended a burst ago. */
-	if (now > BURST_NS && bucket->free < now - BURST_NS)
-		bucket->free = now - BURST_NS;
-	bucket->free += cost(bucket, amount);
 }
 
 /* ---- requests ---- */
@@ -72,11 +47,11 @@ static bool is_counted(const struct block_request *r)
 	return r->op == BLOCK_READ || r->op == BLOCK_WRITE;
 }
 
-static void pass(struct limit *limit, struct limited *l, uint64_t now)
+static void pass(struct limit *limit, struct limited *l)
 {
-	bucket_take(&limit->ops, 1, now);
+	token_bucket_take(&limit->ops, 1);
 	if (is_counted(l->request))
-		bucket_take(&limit->bytes, l->request->size, now);
+		token_bucket_take(&limit->bytes, l->request->size);
 	block_submit(limit->below, &l->below);
 }
 
@@ -87,16 +62,16 @@ static bool release(struct limit *limit, bool all)
 	bool any = false;
 
 	while (limit->waiting) {
-		uint64_t when = limit->ops.free > limit->bytes.free ? limit->ops.free : limit->bytes.free;
-		if (when > now && !all) {
-			host_timer_arm(&limit->timer, when - now, 0);
+		uint64_t ops = token_bucket_wait(&limit->ops, now), bytes = token_bucket_wait(&limit->bytes, now);
+		if ((ops || bytes) && !all) {
+			host_timer_arm(&limit->timer, ops > bytes ? ops : bytes, 0);
 			break;
 		}
 		struct limited *l = limit->waiting;
 		limit->waiting = l->next;
 		if (!limit->waiting)
 			limit->waiting_end = &limit->waiting;
-		pass(limit, l, now);
+		pass(limit, l);
 		any = true;
 	}
 	return any;
@@ -211,8 +186,9 @@ int block_limit_open(struct block **block, struct block *below, const struct blo
 	block_init(&limit->block, &limit_ops, loop, options);
 	limit->below = below;
 	limit->waiting_end = &limit->waiting;
-	limit->ops.rate = options->iops;
-	limit->bytes.rate = options->bps;
+	uint64_t now = host_now();
+	token_bucket_init(&limit->ops, options->iops, 1, now);
+	token_bucket_init(&limit->bytes, options->bps, 1, now);
 	limit->block.size = below->size;
 	limit->block.alignment = below->alignment;
 	limit->block.readonly = below->readonly;
