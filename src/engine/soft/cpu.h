@@ -385,7 +385,7 @@ uint64_t soft_linear(struct soft_cpu *cpu, unsigned seg, uint64_t offset, unsign
 /* Physical: host address of a byte of guest memory and how many bytes follow it in the same region, or NULL (MMIO). */
 uint8_t *soft_gpa_to_hva(struct soft_vm *vm, uint64_t gpa, uint64_t *avail, bool *readonly);
 
-void soft_tlb_init(struct soft_cpu *cpu);
+void soft_tlb_init(struct soft_cpu *cpu);                   /* of a CPU that is zeroed */
 void soft_tlb_flush(struct soft_cpu *cpu, bool global_too); /* data, instruction TLB and jump cache */
 void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t linear);
 /* Takes the write tags of a physical page out of this vCPU's TLB; called for each vCPU when a page becomes code. */

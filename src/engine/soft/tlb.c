@@ -71,22 +71,15 @@ void soft_tlb_note_large(struct soft_cpu *cpu, uint64_t linear, unsigned flags)
 
 void soft_tlb_init(struct soft_cpu *cpu)
 {
-	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
-		for (unsigned i = 0; i < SOFT_TLB_SIZE; i++)
-			soft_tlb_clear(&cpu->tlb[mmu][i], i);
-		for (unsigned i = 0; i < SOFT_TLB_SIZE / 64; i++)
-			cpu->tlb_used[mmu][0][i] = cpu->tlb_used[mmu][1][i] = 0;
-	}
-	for (unsigned user = 0; user < 2; user++) {
+	/* The jump cache, and the TLBs but for the first entry of each, are empty when they are zero: their pages stay untouched, which is
+	 * most of a CPU's, until the guest fills them. */
+	_Static_assert(!SOFT_JC_EMPTY, "zeroed memory is an empty jump cache");
+	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++)
+		soft_tlb_clear(&cpu->tlb[mmu][0], 0);
+	for (unsigned user = 0; user < 2; user++)
 		for (unsigned i = 0; i < SOFT_ITLB_SIZE; i++)
 			cpu->itlb_of[user][i] = ITLB_EMPTY;
-		for (unsigned i = 0; i < SOFT_ITLB_SIZE / 64; i++)
-			cpu->itlb_used[user][0][i] = cpu->itlb_used[user][1][i] = 0;
-	}
-	forget_large(cpu);
 	soft_slots_init(cpu);
-	cpu->jc_listed[0] = SOFT_JC_LISTED + 1;
-	jc_clear(cpu, false);
 }
 
 /* Empties the entries of one class that a bitmap names and that are global or not, as asked. */
