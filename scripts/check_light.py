@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 # Code that only ever runs between soft_heavy_begin and soft_heavy_end, or while no guest runs.
-HEAVY = {"disasm", "insn", "profile_report", "profile_run", "soft", "trans_copy", "trans_flow", "trans_group", "trans_loop", "trans_mem", "trans_misc", "translate"}
+HEAVY = {"dirty", "disasm", "insn", "profile_report", "profile_run", "soft", "trans_copy", "trans_flow", "trans_group", "trans_loop", "trans_mem", "trans_misc", "translate"}
 
 # What each light object may need nevertheless, everywhere or (function:symbol) there.
 ALLOWED = {

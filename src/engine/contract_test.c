@@ -1,16 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The engines' contract, with the same guests and the same expectations on each: port and memory accesses of every size,
- * string port I/O, MSRs, HLT, shutdown, NMIs, kicks, the dirty log, and the state of a CPU that is stopped in the middle and
+ * string port I/O, MSRs, HLT, shutdown, NMIs, kicks, and the state of a CPU that is stopped in the middle and
  * goes on on the other engine. An engine that does not work here is skipped; a KVM that only emulates will do.
  */
-#include <errno.h>
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,289 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
-#include "engine/engine.h"
-
-enum { MEMORY = 1 << 20, CODE = 0x1000, STACK = 0x8000, DATA = 0x9000, IDT = 0xa000, MMIO = 0x200000 };
-enum { LOG_MAX = 64 };
-
-/* What a guest did, in words. */
-struct box {
-	const struct engine_ops *ops;
-	struct engine_vm *vm;
-	struct engine_vcpu *vcpu;
-	uint8_t *memory;
-	char log[LOG_MAX][64];
-	unsigned logged;
-	int vector;       /* of an interrupt that waits to be acknowledged, or 0 */
-	bool stop_at_ack; /* then, kicks the CPU out */
-	struct engine_cpu_state state;
-	struct engine_run run;
-};
-
-static void note(struct box *box, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void note(struct box *box, const char *fmt, ...)
-{
-	va_list args;
-
-	assert_true(box->logged < LOG_MAX);
-	va_start(args, fmt);
-	vsnprintf(box->log[box->logged++], sizeof(box->log[0]), fmt, args);
-	va_end(args);
-}
-
-/* ---- the machine around it ---- */
-
-static void on_pio(void *ctx, uint16_t port, void *data, unsigned size, bool write)
-{
-	struct box *box = ctx;
-	uint32_t value = 0x44332211;
-
-	if (write) {
-		value = 0;
-		memcpy(&value, data, size);
-		note(box, "out%u %x %x", size, port, value);
-	} else {
-		memcpy(data, &value, size);
-		note(box, "in%u %x", size, port);
-	}
-}
-
-static void on_mmio(void *ctx, uint64_t gpa, void *data, unsigned size, bool write)
-{
-	struct box *box = ctx;
-	uint64_t value = 0x8877665544332211;
-
-	if (write) {
-		value = 0;
-		memcpy(&value, data, size);
-		note(box, "store%u %llx %llx", size, (unsigned long long)gpa, (unsigned long long)value);
-	} else {
-		memcpy(data, &value, size);
-		note(box, "load%u %llx", size, (unsigned long long)gpa);
-	}
-}
-
-static int on_interrupt(void *ctx)
-{
-	struct box *box = ctx;
-	int vector = box->vector ? box->vector : -1;
-
-	if (vector > 0 && box->stop_at_ack)
-		box->ops->vcpu_kick(box->vcpu, ENGINE_KICK_EXIT);
-	box->vector = 0;
-	return vector;
-}
-
-static bool on_msr_read(void *ctx, uint32_t index, uint64_t *value)
-{
-	note(ctx, "rdmsr %x", index);
-	*value = 0x123456789;
-	return index == 0x200;
-}
-
-static bool on_msr_write(void *ctx, uint32_t index, uint64_t value)
-{
-	note(ctx, "wrmsr %x %llx", index, (unsigned long long)value);
-	return index == 0x200;
-}
-
-static void on_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, struct engine_cpuid *out)
-{
-	(void)ctx, (void)subleaf;
-	*out = (struct engine_cpuid){ 0 };
-	if (leaf == 0)
-		*out = (struct engine_cpuid){ 7, 0x756e6547, 0x6c65746e, 0x49656e69 };
-	else if (leaf == 1)
-		*out = (struct engine_cpuid){ 0x600, 0, 0,
-					      1u | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 8 | 1u << 9 |
-						  1u << 15 | 1u << 24 | 1u << 25 | 1u << 26 };
-	else if (leaf == 7)
-		out->ebx = 1u << 1; /* TSC_ADJUST */
-	else if (leaf == 0x80000000)
-		out->eax = 0x80000008;
-	else if (leaf == 0x80000001)
-		out->edx = 1u << 29 | 1u << 20 | 1u << 11;
-	else if (leaf == 0x80000008)
-		out->eax = 36 | 48 << 8;
-}
-
-static uint64_t on_cr8_read(void *ctx)
-{
-	(void)ctx;
-	return 0;
-}
-
-static void on_cr8_write(void *ctx, uint64_t value)
-{
-	(void)ctx, (void)value;
-}
-
-static void on_eoi(void *ctx, uint8_t vector)
-{
-	note(ctx, "eoi %u", vector);
-}
-
-static void on_init(void *ctx)
-{
-	note(ctx, "init");
-}
-
-static const struct engine_callbacks callbacks = {
-	.pio = on_pio,
-	.mmio = on_mmio,
-	.interrupt_ack = on_interrupt,
-	.msr_read = on_msr_read,
-	.msr_write = on_msr_write,
-	.cpuid = on_cpuid,
-	.cr8_read = on_cr8_read,
-	.cr8_write = on_cr8_write,
-	.eoi = on_eoi,
-	.init = on_init,
-};
-
-/* ---- making one ---- */
-
-static const char *options_of(const struct engine_ops *ops)
-{
-	return strcmp(ops->name, "kvm") ? NULL : "slow";
-}
-
-static void make(struct box *box, const struct engine_ops *ops, uint8_t *memory)
-{
-	const struct engine_config config = { .vcpus = 1, .options = options_of(ops) };
-	struct error err = { "" };
-
-	box->ops = ops;
-	box->memory = memory;
-	if (ops->vm_create(&box->vm, &config, &err))
-		fail_msg("%s: %s", ops->name, err.text);
-	assert_int_equal(ops->vm_map(box->vm, 0, memory, MEMORY, 0, &err), 0);
-	if (ops->vcpu_create(&box->vcpu, box->vm, 0, &callbacks, box, &err))
-		fail_msg("%s: %s", ops->name, err.text);
-}
-
-static void drop(struct box *box)
-{
-	box->ops->vcpu_destroy(box->vcpu);
-	box->ops->vm_destroy(box->vm);
-	box->vm = NULL;
-}
-
-static uint8_t *new_memory(void)
-{
-	int fd = memfd_create("contract", MFD_CLOEXEC);
-
-	assert_true(fd >= 0 && !ftruncate(fd, MEMORY));
-	uint8_t *memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	assert_ptr_not_equal(memory, MAP_FAILED);
-	close(fd);
-	return memory;
-}
-
-/* 32-bit protected mode without paging, flat, with an IDT whose gates all lead to `handler`. */
-static void enter_at(struct engine_cpu_state *s, uint8_t *memory, uint32_t handler)
-{
-	engine_cpu_state_reset(s);
-	for (unsigned i = 0; i <= ENGINE_GS; i++)
-		s->seg[i] = (struct engine_segment){ .limit = 0xffffffff, .attr = 0xc093, .selector = 0x10 };
-	s->seg[ENGINE_CS].attr = 0xc09b;
-	s->seg[ENGINE_CS].selector = 8;
-	s->cr0 = 0x11;
-	s->rip = CODE;
-	s->gpr[4] = STACK;
-	s->lapic.base = 0xfee00900;
-	s->lapic.reg[0x0f] = 0xff;
-	s->lapic.reg[0x0e] = 0xffffffff;
-	for (unsigned i = 0x32; i < 0x38; i++)
-		s->lapic.reg[i] = 0x10000;
-	s->gdtr.base = IDT + 0x1000;
-	s->gdtr.limit = 0x17;
-	static const uint64_t gdt[3] = { 0, 0x00cf9b000000ffff, 0x00cf93000000ffff };
-	memcpy(memory + IDT + 0x1000, gdt, sizeof(gdt));
-	s->idtr.base = IDT;
-	s->idtr.limit = handler ? 0xff : 0;
-	for (unsigned i = 0; i < 32; i++) {
-		const uint64_t gate = (handler & 0xffff) | 8 << 16 | 0x8e00ull << 32 | (uint64_t)(handler >> 16) << 48;
-		memcpy(memory + IDT + 8 * (size_t)i, &gate, sizeof(gate));
-	}
-}
-
-/* The end of a guest: OUT to port 0xf5 of AL, then a jump to itself; the machine kicks. */
-struct kicker {
-	struct box *box;
-	pthread_t thread;
-	unsigned us, what;
-};
-
-static void *kick(void *arg)
-{
-	struct kicker *k = arg;
-
-	usleep(k->us);
-	k->box->ops->vcpu_kick(k->box->vcpu, k->what);
-	return NULL;
-}
-
-/* Runs until something else than HLT; kicked out after so many us. HLT does not come back from engines with local APICs. */
-static enum engine_exit run_for(struct box *box, unsigned us)
-{
-	struct kicker k = { .box = box, .us = us, .what = ENGINE_KICK_EXIT };
-
-	pthread_create(&k.thread, NULL, kick, &k);
-	box->run.reason[0] = '\0';
-	do {
-		box->ops->vcpu_run(box->vcpu, &box->run);
-		if (box->run.exit == ENGINE_EXIT_HALTED)
-			usleep(1000);
-	} while (box->run.exit == ENGINE_EXIT_HALTED);
-	pthread_join(k.thread, NULL);
-	return box->run.exit;
-}
-
-static void start(struct box *box, const struct engine_ops *ops, const uint8_t *code, size_t size, uint32_t handler)
-{
-	memset(box, 0, sizeof(*box));
-	make(box, ops, new_memory());
-	memcpy(box->memory + CODE, code, size);
-	enter_at(&box->state, box->memory, handler);
-	ops->vcpu_set_state(box->vcpu, &box->state);
-}
-
-static void end(struct box *box)
-{
-	drop(box);
-	munmap(box->memory, MEMORY);
-}
-
-static void expect(const struct box *box, const char *const *lines)
-{
-	unsigned i = 0;
-
-	for (; lines[i]; i++) {
-		assert_true(i < box->logged);
-		assert_string_equal(box->log[i], lines[i]);
-	}
-	assert_int_equal(box->logged, i);
-}
-
-static void each_engine(void (*test)(const struct engine_ops *ops))
-{
-	unsigned worked = 0;
-	char text[256];
-
-	for (unsigned i = 0; engines[i]; i++) {
-		if (engines[i]->probe(options_of(engines[i]), text, sizeof(text))) {
-			print_message("%s: %s\n", engines[i]->name, text);
-			continue;
-		}
-		worked++;
-		test(engines[i]);
-	}
-	if (!worked)
-		skip();
-}
+#include "engine/contract_testlib.h"
 
 /* ---- ports and memory ---- */
 
@@ -338,11 +50,11 @@ static void accesses(const struct engine_ops *ops)
 	};
 	struct box *box = calloc(1, sizeof(*box));
 
-	start(box, ops, code, sizeof(code), 0);
+	contract_start(box, ops, code, sizeof(code), 0);
 	for (uint8_t i = 0; i < 6; i++)
 		box->memory[DATA + i] = i + 1;
-	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
-	expect(box, lines);
+	assert_int_equal(contract_run_for(box, 100000), ENGINE_EXIT_KICKED);
+	contract_expect(box, lines);
 	uint32_t loaded;
 	memcpy(&loaded, box->memory + DATA + 256, sizeof(loaded));
 	assert_int_equal(loaded, 0x44332211);
@@ -351,7 +63,7 @@ static void accesses(const struct engine_ops *ops)
 	assert_int_equal(box->state.rip, CODE + sizeof(code) - 2);
 	assert_int_equal(box->state.gpr[0], 0x44332211);
 	assert_int_equal(box->state.gpr[1], 0);
-	end(box);
+	contract_end(box);
 	free(box);
 }
 
@@ -403,10 +115,10 @@ static void msrs(const struct engine_ops *ops)
 					     "out1 82 0", "out4 83 1017", NULL };
 	struct box *box = calloc(1, sizeof(*box));
 
-	start(box, ops, code, sizeof(code), CODE + 27);
-	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
-	expect(box, lines);
-	end(box);
+	contract_start(box, ops, code, sizeof(code), CODE + 27);
+	assert_int_equal(contract_run_for(box, 100000), ENGINE_EXIT_KICKED);
+	contract_expect(box, lines);
+	contract_end(box);
 	free(box);
 }
 
@@ -415,10 +127,10 @@ static void shutdown_(const struct engine_ops *ops)
 	static const uint8_t code[] = { 0x90, 0x0f, 0x0b }; /* nop; ud2, without an IDT */
 	struct box *box = calloc(1, sizeof(*box));
 
-	start(box, ops, code, sizeof(code), 0);
-	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_SHUTDOWN);
+	contract_start(box, ops, code, sizeof(code), 0);
+	assert_int_equal(contract_run_for(box, 100000), ENGINE_EXIT_SHUTDOWN);
 	assert_non_null(strstr(box->run.reason, "triple fault"));
-	end(box);
+	contract_end(box);
 	free(box);
 }
 
@@ -449,18 +161,18 @@ static void nmi(const struct engine_ops *ops)
 	static const char *const lines[] = { "out1 81 1", "out1 81 4e", "out1 81 2", NULL };
 	struct box *box = calloc(1, sizeof(*box));
 
-	start(box, ops, code, sizeof(code), CODE + 11);
-	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
+	contract_start(box, ops, code, sizeof(code), CODE + 11);
+	assert_int_equal(contract_run_for(box, 100000), ENGINE_EXIT_KICKED);
 	assert_int_equal(box->logged, 1);
 	ops->vcpu_get_state(box->vcpu, &box->state);
 	assert_true(box->state.halted);
 	ops->vcpu_kick(box->vcpu, ENGINE_KICK_NMI);
-	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
-	expect(box, lines);
+	assert_int_equal(contract_run_for(box, 100000), ENGINE_EXIT_KICKED);
+	contract_expect(box, lines);
 	ops->vcpu_get_state(box->vcpu, &box->state);
 	assert_true(box->state.nmi_masked);
 	assert_false(box->state.halted || box->state.nmi_pending);
-	end(box);
+	contract_end(box);
 	free(box);
 }
 
@@ -472,20 +184,20 @@ static void kicks(const struct engine_ops *ops)
 	struct box *box = calloc(1, sizeof(*box));
 	uint64_t last = 0;
 
-	start(box, ops, code, sizeof(code), 0);
+	contract_start(box, ops, code, sizeof(code), 0);
 	/* One that comes first is not lost. */
 	ops->vcpu_kick(box->vcpu, ENGINE_KICK_EXIT);
 	ops->vcpu_run(box->vcpu, &box->run);
 	assert_int_equal(box->run.exit, ENGINE_EXIT_KICKED);
 	for (unsigned i = 0; i < 20; i++) {
-		assert_int_equal(run_for(box, 2000 + 100 * i), ENGINE_EXIT_KICKED);
+		assert_int_equal(contract_run_for(box, 2000 + 100 * i), ENGINE_EXIT_KICKED);
 		ops->vcpu_get_state(box->vcpu, &box->state);
 		assert_true(box->state.rip == CODE || box->state.rip == CODE + 1);
 		if (i > 5)
 			assert_int_not_equal(box->state.gpr[0], last);
 		last = box->state.gpr[0];
 	}
-	end(box);
+	contract_end(box);
 	free(box);
 }
 
@@ -505,7 +217,7 @@ static const uint8_t work[] = {
 static void test_a_guest_moves_between_engines(void **state)
 {
 	struct box *box = calloc(1, sizeof(*box));
-	uint8_t *memory = new_memory();
+	uint8_t *memory = contract_new_memory();
 	uint32_t x = 1;
 	char text[256], line[64];
 	const struct engine_ops *works[8];
@@ -513,7 +225,7 @@ static void test_a_guest_moves_between_engines(void **state)
 
 	(void)state;
 	for (unsigned i = 0; engines[i] && n < 8; i++)
-		if (!engines[i]->probe(options_of(engines[i]), text, sizeof(text)))
+		if (!engines[i]->probe(contract_options_of(engines[i]), text, sizeof(text)))
 			works[n++] = engines[i];
 	if (n < 2) {
 		munmap(memory, MEMORY);
@@ -524,13 +236,13 @@ static void test_a_guest_moves_between_engines(void **state)
 		x = x * 1664525 + 1013904223;
 	snprintf(line, sizeof(line), "out4 83 %x", x);
 	memcpy(memory + CODE, work, sizeof(work));
-	enter_at(&box->state, memory, 0);
+	contract_enter_at(&box->state, memory, 0);
 	while (!box->logged && turns < 10000) {
-		make(box, works[turns % n], memory);
+		contract_make(box, works[turns % n], memory);
 		box->ops->vcpu_set_state(box->vcpu, &box->state);
-		assert_int_equal(run_for(box, 10 + turns * 37 % 700), ENGINE_EXIT_KICKED);
+		assert_int_equal(contract_run_for(box, 10 + turns * 37 % 700), ENGINE_EXIT_KICKED);
 		box->ops->vcpu_get_state(box->vcpu, &box->state);
-		drop(box);
+		contract_drop(box);
 		turns++;
 	}
 	assert_int_equal(box->logged, 1);
@@ -546,7 +258,7 @@ static void whole_state(const struct engine_ops *ops)
 	struct box *box = calloc(1, sizeof(*box));
 	struct engine_cpu_state *in = &box->state, *out = aligned_alloc(64, sizeof(*out));
 
-	start(box, ops, code, sizeof(code), CODE);
+	contract_start(box, ops, code, sizeof(code), CODE);
 	for (unsigned i = 0; i < 16; i++)
 		in->gpr[i] = i == 4 ? STACK : 0x1111111100000000 + i;
 	in->star = 0x0123456700000000;
@@ -586,7 +298,7 @@ static void whole_state(const struct engine_ops *ops)
 	ops->vcpu_get_state(box->vcpu, out);
 	assert_true(out->event.valid && out->event.external && out->event.vector == 0x15);
 	free(out);
-	end(box);
+	contract_end(box);
 	free(box);
 }
 
@@ -603,21 +315,21 @@ static void events(const struct engine_ops *ops)
 	struct box *box = calloc(1, sizeof(*box));
 
 	/* With IF clear: it was acknowledged before. */
-	start(box, ops, code, sizeof(code), CODE + 6);
+	contract_start(box, ops, code, sizeof(code), CODE + 6);
 	box->state.event.valid = box->state.event.external = true;
 	box->state.event.vector = 0x15;
 	ops->vcpu_set_state(box->vcpu, &box->state);
-	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
-	enter_at(&box->state, box->memory, CODE + 12);
+	assert_int_equal(contract_run_for(box, 100000), ENGINE_EXIT_KICKED);
+	contract_enter_at(&box->state, box->memory, CODE + 12);
 	box->state.event.valid = box->state.event.has_error = true;
 	box->state.event.external = false;
 	box->state.event.vector = 14;
 	box->state.event.error = 7;
 	ops->vm_written(box->vm, 0, MEMORY);
 	ops->vcpu_set_state(box->vcpu, &box->state);
-	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
-	expect(box, lines);
-	end(box);
+	assert_int_equal(contract_run_for(box, 100000), ENGINE_EXIT_KICKED);
+	contract_expect(box, lines);
+	contract_end(box);
 	free(box);
 }
 
@@ -631,21 +343,21 @@ static void acknowledged(const struct engine_ops *ops)
 	enum { LINT0 = 0x35, EXTINT = 0x700 };
 	struct box *box = calloc(1, sizeof(*box));
 
-	start(box, ops, code, sizeof(code), CODE + 4);
+	contract_start(box, ops, code, sizeof(code), CODE + 4);
 	box->state.lapic.reg[LINT0] = EXTINT;
 	ops->vcpu_set_state(box->vcpu, &box->state);
 	box->vector = 0x15;
 	box->stop_at_ack = true;
 	ops->vcpu_kick(box->vcpu, ENGINE_KICK_INTERRUPT);
 	while (box->vector)
-		assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
+		assert_int_equal(contract_run_for(box, 100000), ENGINE_EXIT_KICKED);
 	ops->vcpu_get_state(box->vcpu, &box->state);
-	drop(box);
-	make(box, ops, box->memory);
+	contract_drop(box);
+	contract_make(box, ops, box->memory);
 	ops->vcpu_set_state(box->vcpu, &box->state);
-	assert_int_equal(run_for(box, 100000), ENGINE_EXIT_KICKED);
-	expect(box, lines);
-	end(box);
+	assert_int_equal(contract_run_for(box, 100000), ENGINE_EXIT_KICKED);
+	contract_expect(box, lines);
+	contract_end(box);
 	free(box);
 }
 
@@ -662,59 +374,23 @@ static void timer(const struct engine_ops *ops)
 		return;
 	box = calloc(1, sizeof(*box));
 	reg = box->state.lapic.reg;
-	start(box, ops, code, sizeof(code), 0);
+	contract_start(box, ops, code, sizeof(code), 0);
 	box->state.lapic.reg[0x0f] |= 0x100;
 	reg[LVT_TIMER] = VECTOR;
 	reg[DIVIDE] = BY_1;
 	reg[INITIAL] = reg[CURRENT] = 5000000;
 	ops->vcpu_set_state(box->vcpu, &box->state);
-	assert_int_equal(run_for(box, 1000), ENGINE_EXIT_KICKED);
+	assert_int_equal(contract_run_for(box, 1000), ENGINE_EXIT_KICKED);
 	usleep(20000);
 	ops->vcpu_get_state(box->vcpu, &box->state);
 	assert_int_equal(reg[CURRENT], 0);
 	assert_int_equal(reg[IRR + VECTOR / 32], 1u << VECTOR % 32);
 	reg[IRR + VECTOR / 32] = 0;
 	ops->vcpu_set_state(box->vcpu, &box->state);
-	assert_int_equal(run_for(box, 20000), ENGINE_EXIT_KICKED);
+	assert_int_equal(contract_run_for(box, 20000), ENGINE_EXIT_KICKED);
 	ops->vcpu_get_state(box->vcpu, &box->state);
 	assert_int_equal(reg[IRR + VECTOR / 32], 0);
-	end(box);
-	free(box);
-}
-
-/* ---- the dirty log ---- */
-
-static void dirty(const struct engine_ops *ops)
-{
-	static const uint8_t code[] = {
-		0xa2, 0x00, 0x00, 0x01, 0x00, /* mov [0x10000], al */
-		0xa0, 0x00, 0x00, 0x02, 0x00, /* mov al, [0x20000]: a load */
-		0xa3, 0xfe, 0x3f, 0x03, 0x00, /* mov [0x33ffe], eax: two pages */
-		0xeb, 0xfe,
-	};
-	uint64_t bitmap[MEMORY / 4096 / 64], want[MEMORY / 4096 / 64] = { 0 };
-	struct box *box = calloc(1, sizeof(*box));
-
-	if (!ops->vm_dirty_log) {
-		free(box);
-		return;
-	}
-	start(box, ops, code, sizeof(code), 0);
-	assert_int_equal(ops->vm_dirty_log(box->vm, true), 0);
-	for (unsigned round = 0; round < 2; round++) {
-		box->state.rip = CODE;
-		ops->vcpu_set_state(box->vcpu, &box->state);
-		assert_int_equal(run_for(box, 50000), ENGINE_EXIT_KICKED);
-		assert_int_equal(ops->vm_dirty_take(box->vm, 0, bitmap), 0);
-		want[0] = 1ull << 0x10 | 1ull << 0x33 | 1ull << 0x34;
-		assert_memory_equal(bitmap, want, sizeof(want));
-		assert_int_equal(ops->vm_dirty_take(box->vm, 0, bitmap), 0);
-		want[0] = 0;
-		assert_memory_equal(bitmap, want, sizeof(want));
-	}
-	assert_int_equal(ops->vm_dirty_take(box->vm, 0x123000, bitmap), -ENOENT);
-	assert_int_equal(ops->vm_dirty_log(box->vm, false), 0);
-	end(box);
+	contract_end(box);
 	free(box);
 }
 
@@ -734,28 +410,22 @@ static void doorbells(const struct engine_ops *ops)
 	if (!ops->vm_doorbell)
 		return;
 	box = calloc(1, sizeof(*box));
-	start(box, ops, code, sizeof(code), 0);
+	contract_start(box, ops, code, sizeof(code), 0);
 	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	assert_int_equal(ops->vm_doorbell(box->vm, MMIO, fd, true), 0);
-	assert_int_equal(run_for(box, 50000), ENGINE_EXIT_KICKED);
+	assert_int_equal(contract_run_for(box, 50000), ENGINE_EXIT_KICKED);
 	assert_int_equal(read(fd, &count, sizeof(count)), sizeof(count));
 	assert_int_equal(count, 2);
 	/* Taken away, the writes are calls again. */
 	assert_int_equal(ops->vm_doorbell(box->vm, MMIO, fd, false), 0);
 	ops->vcpu_set_state(box->vcpu, &box->state);
-	assert_int_equal(run_for(box, 50000), ENGINE_EXIT_KICKED);
-	expect(box, lines);
+	assert_int_equal(contract_run_for(box, 50000), ENGINE_EXIT_KICKED);
+	contract_expect(box, lines);
 	close(fd);
-	end(box);
+	contract_end(box);
 	free(box);
 }
 
-#define ON_EACH(name)                         \
-	static void test_##name(void **state) \
-	{                                     \
-		(void)state;                  \
-		each_engine(name);            \
-	}
 ON_EACH(accesses)
 ON_EACH(msrs)
 ON_EACH(shutdown_)
@@ -765,18 +435,22 @@ ON_EACH(whole_state)
 ON_EACH(events)
 ON_EACH(acknowledged)
 ON_EACH(timer)
-ON_EACH(dirty)
 ON_EACH(doorbells)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_accesses),  cmocka_unit_test(test_msrs),
-		cmocka_unit_test(test_shutdown_), cmocka_unit_test(test_nmi),
-		cmocka_unit_test(test_kicks),     cmocka_unit_test(test_whole_state),
-		cmocka_unit_test(test_events),    cmocka_unit_test(test_acknowledged),
-		cmocka_unit_test(test_timer),     cmocka_unit_test(test_dirty),
-		cmocka_unit_test(test_doorbells), cmocka_unit_test(test_a_guest_moves_between_engines),
+		cmocka_unit_test(test_accesses),
+		cmocka_unit_test(test_msrs),
+		cmocka_unit_test(test_shutdown_),
+		cmocka_unit_test(test_nmi),
+		cmocka_unit_test(test_kicks),
+		cmocka_unit_test(test_whole_state),
+		cmocka_unit_test(test_events),
+		cmocka_unit_test(test_acknowledged),
+		cmocka_unit_test(test_timer),
+		cmocka_unit_test(test_doorbells),
+		cmocka_unit_test(test_a_guest_moves_between_engines),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

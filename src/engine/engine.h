@@ -221,7 +221,9 @@ struct engine_ops {
 	uint64_t (*vm_clock)(struct engine_vm *vm);
 	void (*vm_set_clock)(struct engine_vm *vm, uint64_t ns);
 	/* Dirty log of all memory: starts or stops it, and takes the pages of a region that was given to vm_map at gpa which
-	 * were written since the last time, a bit each, lowest first. -errno. Any thread. */
+	 * its CPUs wrote since the last time, a bit each, lowest first; what they wrote until then is in memory on return. A
+	 * page more may be told, never one less; what devices write is the machine's to know. -errno, -ENOENT for no such
+	 * region or no log. Any thread but a vCPU's within vcpu_run; waits for callbacks that are under way. */
 	int (*vm_dirty_log)(struct engine_vm *vm, bool on);
 	int (*vm_dirty_take)(struct engine_vm *vm, uint64_t gpa, uint64_t *bitmap);
 	/* From now on (on), or no longer, a guest's write to gpa, of any size, adds 1 to the eventfd in place of a call of mmio.

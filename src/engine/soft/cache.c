@@ -232,12 +232,6 @@ static _Atomic uint8_t *page_flags(struct soft_vm *vm, uint64_t gpa)
 	return NULL;
 }
 
-bool soft_page_is_code(struct soft_vm *vm, uint64_t gpa)
-{
-	_Atomic uint8_t *flags = page_flags(vm, gpa);
-	return flags && (atomic_load_explicit(flags, memory_order_relaxed) & SOFT_PAGE_CODE);
-}
-
 void cache_watch_page(struct soft_cache *cache, uint64_t gpa)
 {
 	gpa &= ~0xfffULL;
@@ -434,7 +428,11 @@ bool soft_code_written(struct soft_vm *vm, uint64_t gpa, uint64_t size)
 	while (size) {
 		unsigned lo = gpa & 0xfff;
 		unsigned n = size < 0x1000 - lo ? (unsigned)size : 0x1000 - lo;
-		if (soft_page_is_code(vm, gpa)) {
+		_Atomic uint8_t *flags = page_flags(vm, gpa);
+		uint8_t watched = flags ? atomic_load_explicit(flags, memory_order_relaxed) : 0;
+		if (watched & SOFT_PAGE_CLEAN)
+			atomic_fetch_and(flags, (uint8_t)~SOFT_PAGE_CLEAN);
+		if (watched & SOFT_PAGE_CODE) {
 			cache_lock(vm->cache);
 			any |= page_written(vm->cache, gpa & ~0xfffULL, lo, lo + n);
 			cache_unlock(vm->cache);

@@ -179,6 +179,7 @@ enum {
 	SOFT_KICK_EXIT = ENGINE_KICK_EXIT,
 	SOFT_KICK_STOP = 8,  /* the engine's own: another vCPU wants the world stopped (cache.c) */
 	SOFT_KICK_NMI2 = 16, /* and: another NMI came before the first was taken; one is served, one is held */
+	SOFT_KICK_PASS = 32, /* and: another thread waits until the stores so far are done (dirty.c) */
 };
 
 /* A bounced access (mmu.c): one that can't be made in place, done on a buffer and finished by soft_mem_commit. */
@@ -243,6 +244,7 @@ struct soft_cpu {
 	struct soft_vm *vm;
 	struct soft_profile *profile; /* or NULL (profile.h) */
 	unsigned index;
+	atomic_bool inside; /* vcpu_run is on the stack */
 	const struct engine_callbacks *cb;
 	void *cb_ctx;
 	struct {
@@ -388,7 +390,9 @@ uint8_t *soft_gpa_to_hva(struct soft_vm *vm, uint64_t gpa, uint64_t *avail, bool
 void soft_tlb_init(struct soft_cpu *cpu);                   /* of a CPU that is zeroed */
 void soft_tlb_flush(struct soft_cpu *cpu, bool global_too); /* data, instruction TLB and jump cache */
 void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t linear);
-/* Takes the write tags of a physical page out of this vCPU's TLB; called for each vCPU when a page becomes code. */
+/* Takes the write tags of a physical page, or of every one, out of this vCPU's TLB; called for each vCPU when a page begins
+ * to be watched. Any thread. */
+#define SOFT_EVERY_PAGE (~(uint64_t)4095)
 void soft_tlb_protect(struct soft_cpu *cpu, uint64_t gpa);
 
 /* ---- fault.c ---- */
@@ -442,9 +446,8 @@ static inline unsigned soft_cpl(const struct soft_cpu *cpu)
 
 /* ---- cache.c ---- */
 
-/* Does the physical page hold translated code? Any thread; seq_cst against soft_tlb_protect (see mmu.c's essay). */
-bool soft_page_is_code(struct soft_vm *vm, uint64_t gpa);
-/* Bytes of a code page were changed: drops what was translated from them. Light. Returns true if anything was. */
+/* Bytes of a watched page were changed: drops what was translated from them, and the dirty log hears of it. Light. Returns
+ * true if anything was dropped. */
 bool soft_code_written(struct soft_vm *vm, uint64_t gpa, uint64_t size);
 /* Does `pc`, of which the bits of mask are known, lie in translated code? If so *rip is that of the guest's instruction
  * (above the low 32 bits meaningless where code is not 64-bit), or 0. */

@@ -185,12 +185,6 @@ void soft_heavy_end(struct soft_cpu *cpu)
 	fake_machine_current->heavy--;
 }
 
-bool soft_page_is_code(struct soft_vm *vm, uint64_t gpa)
-{
-	(void)vm;
-	return gpa < FAKE_RAM_SIZE && fake_machine_current->ram_flags[gpa / 4096];
-}
-
 bool soft_code_written(struct soft_vm *vm, uint64_t gpa, uint64_t size)
 {
 	(void)vm;

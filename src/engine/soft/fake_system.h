@@ -118,13 +118,6 @@ void soft_heavy_end(struct soft_cpu *cpu)
 	sys_current->heavy = false;
 }
 
-bool soft_page_is_code(struct soft_vm *vm, uint64_t gpa)
-{
-	(void)vm;
-	(void)gpa;
-	return false;
-}
-
 bool soft_code_written(struct soft_vm *vm, uint64_t gpa, uint64_t size)
 {
 	(void)vm;

@@ -8,14 +8,15 @@
  * Scheme: soft_mem_slow returns where to make the access. For ordinary memory that is the memory, and the TLB entry is
  * filled. Otherwise it is a bounce buffer that holds what a read must find, and soft_mem_commit carries out the write
  * afterwards; cpu->bounce says what is under way. The buffer has the same offset within 64 bytes as the guest's
- * address, so that the alignment checks of the host's instructions find what the guest's would. A store to a page of
- * code goes to the page directly (so that LOCK works), and the commit only reports it.
+ * address, so that the alignment checks of the host's instructions find what the guest's would. A store to a watched page
+ * goes to the page directly (so that LOCK works), and the commit only reports it. A page is watched because it holds
+ * translated code, or because the dirty log waits for its first store; to the latter every miss of a store does justice.
  *
  * Rules:
  * - Both pages of a crossing access are translated and checked before anything is read or written.
  * - An entry gets a write tag only if its page may be written, is dirty in its PTE already, is not read-only memory and
- *   holds no translated code. Against a translation made at the same time by another thread: we write the tag, fence,
- *   look at the page's flag and take the tag back if it is set; the other side sets the flag, fences, and takes the
+ *   is not watched. Against another thread that begins to watch it at the same time: we write the tag, fence,
+ *   look at the page's flags and take the tag back if one is set; the other side sets the flag, fences, and takes the
  * tags out of all TLBs (soft_tlb_protect). One of the two sees the other. flags, which names the page to
  * soft_tlb_protect, is written before the tag. Writes through a bounce do the same: write, fence, look, report.
  * - A fault drops the TLB entry of its page, as SDM Vol. 3, 4.10.4.1 has it: a guest may allow more without INVLPG.
@@ -102,12 +103,14 @@ static inline bool walk_for(struct soft_cpu *cpu, uint64_t linear, uint32_t how,
 
 /* Enters a page of memory into the TLB. Returns whether it can be written in place. */
 static inline bool tlb_fill(struct soft_cpu *cpu, uint64_t linear, unsigned mmu, struct soft_region *region,
-			    const struct soft_walk *walk)
+			    const struct soft_walk *walk, bool write)
 {
 	uint64_t page = linear & ~(uint64_t)SOFT_PAGE_MASK, gpa = walk->gpa & ~(uint64_t)SOFT_PAGE_MASK;
 	unsigned index = soft_tlb_index(linear);
 	struct soft_tlb_entry *entry = &cpu->tlb[mmu][index];
 
+	if (write)
+		soft_region_dirty(region, gpa);
 	if (__builtin_expect(cpu->watch.data, 0) && soft_watches_page(cpu, linear))
 		return false;
 	cpu->tlb_used[mmu][walk->flags & SOFT_TLB_GLOBAL][index / 64] |= 1ull << index % 64;
@@ -116,13 +119,13 @@ static inline bool tlb_fill(struct soft_cpu *cpu, uint64_t linear, unsigned mmu,
 	__atomic_store_n(&entry->flags, gpa | (walk->flags & ~SOFT_TLB_WRITE), __ATOMIC_RELAXED);
 	entry->host = (uint64_t)(uintptr_t)(region->hva + (gpa - region->gpa));
 	__atomic_store_n(&entry->tag_read, page, __ATOMIC_RELAXED);
-	if (!(walk->flags & SOFT_TLB_WRITE) || region->readonly || soft_region_is_code(region, gpa)) {
+	if (!(walk->flags & SOFT_TLB_WRITE) || region->readonly || soft_region_is_watched(region, gpa)) {
 		__atomic_store_n(&entry->tag_write, soft_tlb_no_tag(index), __ATOMIC_RELAXED);
 		return false;
 	}
 	__atomic_store_n(&entry->tag_write, page, __ATOMIC_RELEASE);
 	atomic_thread_fence(memory_order_seq_cst);
-	if (!soft_region_is_code(region, gpa))
+	if (!soft_region_is_watched(region, gpa))
 		return true;
 	__atomic_store_n(&entry->tag_write, soft_tlb_no_tag(index), __ATOMIC_RELAXED);
 	return false;
@@ -190,7 +193,7 @@ static uint8_t *split_page(struct soft_cpu *cpu, uint64_t linear, uint32_t how, 
 	region = soft_region_at(cpu->vm, walk.gpa);
 	if (!region)
 		return NULL;
-	tlb_fill(cpu, linear, mmu, region, &walk);
+	tlb_fill(cpu, linear, mmu, region, &walk, how & SOFT_HOW_WRITE);
 	if (region->readonly && (how & SOFT_HOW_WRITE))
 		return NULL;
 	return region->hva + (walk.gpa - region->gpa);
@@ -261,7 +264,7 @@ uint8_t *soft_mem_slow(struct soft_cpu *cpu, uint64_t linear, uint32_t how)
 	region = soft_region_at(cpu->vm, walk.gpa);
 	if (__builtin_expect(!region, 0))
 		return bounce_page(cpu, linear, how, NULL, walk.gpa);
-	writable = tlb_fill(cpu, linear, mmu, region, &walk);
+	writable = tlb_fill(cpu, linear, mmu, region, &walk, how & SOFT_HOW_WRITE);
 	if (__builtin_expect(checks_alignment(cpu, how), 0))
 		alignment_check(cpu, linear, how);
 	if ((how & SOFT_HOW_WRITE) && !writable)
@@ -282,7 +285,7 @@ uint8_t *soft_mem_group(struct soft_cpu *cpu, uint64_t linear, uint32_t how)
 	region = soft_region_at(cpu->vm, walk.gpa);
 	if (!region)
 		return NULL;
-	writable = tlb_fill(cpu, linear, mmu, region, &walk);
+	writable = tlb_fill(cpu, linear, mmu, region, &walk, how & SOFT_HOW_WRITE);
 	if ((how & SOFT_HOW_WRITE) && !writable)
 		return NULL;
 	return region->hva + (walk.gpa - region->gpa);
@@ -299,7 +302,7 @@ static bool split_write(struct soft_cpu *cpu, const uint8_t *from, uint8_t *host
 		return false;
 	copy(host, from, size);
 	atomic_thread_fence(memory_order_seq_cst);
-	return soft_region_is_code(region, gpa) && soft_code_written(cpu->vm, gpa, size);
+	return soft_region_is_watched(region, gpa) && soft_code_written(cpu->vm, gpa, size);
 }
 
 static bool commit_split(struct soft_cpu *cpu)
@@ -435,7 +438,7 @@ uint8_t *soft_page_slow(struct soft_cpu *cpu, uint64_t linear, enum soft_access 
 	region = soft_region_at(cpu->vm, walk.gpa);
 	if (!region)
 		return NULL;
-	writable = tlb_fill(cpu, linear, mmu, region, &walk);
+	writable = tlb_fill(cpu, linear, mmu, region, &walk, how & SOFT_HOW_WRITE);
 	if (access == SOFT_WRITE && !writable) {
 		if (region->readonly)
 			return NULL;

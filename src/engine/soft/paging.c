@@ -28,32 +28,40 @@ struct request {
 /* A paging-structure entry where it lies. */
 struct entry {
 	void *at; /* NULL: outside of memory */
-	bool readonly;
+	struct soft_region *region;
 };
 
 static struct entry entry_at(struct soft_vm *vm, uint64_t gpa)
 {
 	struct soft_region *region = soft_region_at(vm, gpa);
 	if (!region)
-		return (struct entry){ NULL, true };
-	return (struct entry){ region->hva + (gpa - region->gpa), region->readonly };
+		return (struct entry){ NULL, NULL };
+	return (struct entry){ region->hva + (gpa - region->gpa), region };
+}
+
+static inline bool entry_changed(struct entry entry)
+{
+	soft_region_dirty(entry.region, entry.region->gpa + (uint64_t)((uint8_t *)entry.at - entry.region->hva));
+	return true;
 }
 
 /* Sets bits in an entry that was read as `value`; false if it is another by now. */
 static bool entry_set64(struct entry entry, uint64_t value, uint64_t bits)
 {
-	if ((value & bits) == bits || entry.readonly)
+	if ((value & bits) == bits || entry.region->readonly)
 		return true;
 	return __atomic_compare_exchange_n((uint64_t *)entry.at, &value, value | bits, false, __ATOMIC_SEQ_CST,
-					   __ATOMIC_RELAXED);
+					   __ATOMIC_RELAXED) &&
+	       entry_changed(entry);
 }
 
 static bool entry_set32(struct entry entry, uint32_t value, uint32_t bits)
 {
-	if ((value & bits) == bits || entry.readonly)
+	if ((value & bits) == bits || entry.region->readonly)
 		return true;
 	return __atomic_compare_exchange_n((uint32_t *)entry.at, &value, value | bits, false, __ATOMIC_SEQ_CST,
-					   __ATOMIC_RELAXED);
+					   __ATOMIC_RELAXED) &&
+	       entry_changed(entry);
 }
 
 /* How a walk ended. AGAIN: an entry changed under it. */

@@ -42,10 +42,18 @@ static inline struct soft_region *soft_region_at(struct soft_vm *vm, uint64_t gp
 	return NULL;
 }
 
-static inline bool soft_region_is_code(struct soft_region *region, uint64_t gpa)
+/* The dirty log hears of a store to that page, before or after it. */
+static inline void soft_region_dirty(struct soft_region *region, uint64_t gpa)
 {
-	return atomic_load_explicit(&region->page_flags[(gpa - region->gpa) / SOFT_PAGE_SIZE], memory_order_relaxed) &
-	       SOFT_PAGE_CODE;
+	_Atomic uint8_t *flags = &region->page_flags[(gpa - region->gpa) / SOFT_PAGE_SIZE];
+
+	if (__builtin_expect(atomic_load_explicit(flags, memory_order_relaxed) & SOFT_PAGE_CLEAN, 0))
+		atomic_fetch_and(flags, (uint8_t)~SOFT_PAGE_CLEAN);
+}
+
+static inline bool soft_region_is_watched(struct soft_region *region, uint64_t gpa)
+{
+	return atomic_load_explicit(&region->page_flags[(gpa - region->gpa) / SOFT_PAGE_SIZE], memory_order_relaxed);
 }
 
 #endif

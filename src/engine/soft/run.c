@@ -149,6 +149,8 @@ static bool take_events(struct soft_cpu *cpu)
 {
 	uint32_t kick = atomic_load_explicit(&cpu->kick, memory_order_acquire);
 	if (kick) {
+		if (kick & SOFT_KICK_PASS)
+			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_PASS);
 		if (kick & SOFT_KICK_STOP) {
 			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_STOP);
 			cpu->exit_link = NULL;
@@ -524,6 +526,7 @@ void soft_run(struct soft_cpu *cpu, struct engine_run *run)
 	run->reason[0] = 0;
 	cpu->run = run;
 	cpu->leave = false;
+	atomic_store(&cpu->inside, true);
 	cache_enter(cpu->vm->cache);
 	if (cpu->profile)
 		profile_start(cpu);
@@ -535,6 +538,7 @@ void soft_run(struct soft_cpu *cpu, struct engine_run *run)
 		profile_stop(cpu);
 	soft_fpu_pointers(cpu, cpu->xsave);
 	cache_leave(cpu->vm->cache);
+	atomic_store(&cpu->inside, false);
 	__asm__ volatile("wrgsbase %0" ::"r"(old_gs));
 	__asm__ volatile("fldcw %1\n ldmxcsr %0" ::"m"(mxcsr), "m"(fpucw));
 	sigaltstack(&old, NULL);

@@ -96,7 +96,8 @@ void soft_slots_protect(struct soft_cpu *cpu, const uint8_t *page)
 	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
 		for (unsigned i = 0; i < SOFT_SLOTS; i++) {
 			struct soft_slot *slot = &cpu->slot[mmu][1][i];
-			if (__atomic_load_n(&slot->host, __ATOMIC_RELAXED) == (uintptr_t)page)
+			uint64_t host = __atomic_load_n(&slot->host, __ATOMIC_RELAXED);
+			if (host == (uintptr_t)page || (!page && host != EMPTY))
 				__atomic_store_n(&slot->tag, TAKEN, __ATOMIC_RELAXED);
 		}
 	}

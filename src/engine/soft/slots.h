@@ -30,7 +30,7 @@ void soft_slots_init(struct soft_cpu *cpu);
 /* Empties all slots, or those of pages that are not global; or those of one page. On the vCPU's own thread. */
 void soft_slots_flush(struct soft_cpu *cpu, bool global_too);
 void soft_slots_flush_page(struct soft_cpu *cpu, uint64_t linear);
-/* No slot lets stores into the page at this host address pass any more. Any thread. */
+/* No slot lets stores into the page at this host address, or NULL for any, pass any more. Any thread. */
 void soft_slots_protect(struct soft_cpu *cpu, const uint8_t *page);
 
 #endif

@@ -117,6 +117,7 @@ static void soft_vm_destroy(struct engine_vm *vm)
 	if (vm->soft.perf_map)
 		fclose(vm->soft.perf_map);
 	pthread_mutex_destroy(&vm->soft.split_lock);
+	pthread_mutex_destroy(&vm->soft.dirty_lock);
 	free(vm);
 }
 
@@ -183,6 +184,7 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_config *co
 	__cpuid(0x80000008, a, b, c, d);
 	s->maxphyaddr_mask = (1ULL << ((a & 0xff) > 46 ? 46 : a & 0xff)) - 1;
 	pthread_mutex_init(&s->split_lock, NULL);
+	pthread_mutex_init(&s->dirty_lock, NULL);
 	s->profile = config->profile;
 	rc = cache_create(&s->cache, s, err);
 	if (!rc && has_option(config->options, "perf-map"))
@@ -406,6 +408,16 @@ static uint64_t soft_vm_tsc_khz(struct engine_vm *vm)
 	return vm->soft.tsc_khz;
 }
 
+static int soft_vm_dirty_log(struct engine_vm *vm, bool on)
+{
+	return soft_dirty_log(&vm->soft, on);
+}
+
+static int soft_vm_dirty_take(struct engine_vm *vm, uint64_t gpa, uint64_t *bitmap)
+{
+	return soft_dirty_take(&vm->soft, gpa, bitmap);
+}
+
 static void soft_vm_profile(struct engine_vm *vm, const struct engine_profile *how)
 {
 	profile_report(&vm->soft, how);
@@ -434,6 +446,8 @@ const struct engine_ops engine_soft = {
 	.vcpu_kick = soft_vcpu_kick,
 	.vm_tsc = soft_vm_tsc,
 	.vm_tsc_khz = soft_vm_tsc_khz,
+	.vm_dirty_log = soft_vm_dirty_log,
+	.vm_dirty_take = soft_vm_dirty_take,
 	.vm_profile = soft_vm_profile,
 	.vm_profile_anew = soft_vm_profile_anew,
 };

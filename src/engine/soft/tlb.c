@@ -195,7 +195,7 @@ void soft_tlb_protect(struct soft_cpu *cpu, uint64_t gpa)
 			unsigned i = first * 64 + (unsigned)__builtin_ctzll(bits);
 			struct soft_tlb_entry *entry = &cpu->tlb[mmu][i];
 			uint64_t flags = __atomic_load_n(&entry->flags, __ATOMIC_RELAXED);
-			if ((flags & ~(uint64_t)SOFT_PAGE_MASK) == page)
+			if (page == SOFT_EVERY_PAGE || (flags & ~(uint64_t)SOFT_PAGE_MASK) == page)
 				__atomic_store_n(&entry->tag_write, soft_tlb_no_tag(i), __ATOMIC_RELAXED);
 		}
 	}

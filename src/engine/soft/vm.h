@@ -20,7 +20,11 @@ struct soft_region {
 	_Atomic uint8_t *page_flags; /* a byte a page: SOFT_PAGE_* */
 	bool readonly;
 };
-enum { SOFT_PAGE_CODE = 1 };
+/* A page with any of them is *watched*: no write tag for it is in a TLB, so that each store comes to soft_code_written. */
+enum {
+	SOFT_PAGE_CODE = 1,  /* it holds translated code (cache.c) */
+	SOFT_PAGE_CLEAN = 2, /* the dirty log is on, and the page was not written since it was taken (dirty.c) */
+};
 
 struct soft_vm {
 	struct soft_region region[SOFT_MAX_REGIONS]; /* written only before vCPUs run */
@@ -39,9 +43,16 @@ struct soft_vm {
 	bool profile;               /* each vCPU has one */
 	FILE *perf_map;             /* perf's map of translated code, or NULL */
 	pthread_mutex_t split_lock; /* serialises LOCKed accesses that cross a page */
-	uint64_t tsc_khz;           /* 0 until somebody asks */
+	pthread_mutex_t dirty_lock; /* guards dirty_log; one that takes the log at a time */
+	bool dirty_log;
+	uint64_t tsc_khz; /* 0 until somebody asks */
 	struct host_tsc_sample tsc_start;
 	uint64_t maxphyaddr_mask; /* physical address bits that exist */
 };
+
+/* ---- dirty.c; not from a vCPU's thread within vcpu_run ---- */
+
+int soft_dirty_log(struct soft_vm *vm, bool on);
+int soft_dirty_take(struct soft_vm *vm, uint64_t gpa, uint64_t *bitmap);
 
 #endif
