@@ -81,7 +81,17 @@ static int write_text(const char *path, const char *text)
 	return rc;
 }
 
-/* The clocks move when this process becomes another program (Linux 6.3; before, only its children would see it). */
+/* unshare(2) makes the namespace for children; before Linux 6.3 an execve does not move this process into it. */
+static int enter_time(struct error *err)
+{
+	int fd = open("/proc/self/ns/time_for_children", O_RDONLY | O_CLOEXEC);
+	int rc = fd < 0 || setns(fd, oci_namespace_flag(NS_TIME)) ? -errno : 0;
+
+	if (fd >= 0)
+		close(fd);
+	return rc ? error_errno(err, rc, "can't enter the time namespace") : 0;
+}
+
 static int make_time(const struct oci_config *config, struct error *err)
 {
 	if (!config->namespaces[NS_TIME].given || config->namespaces[NS_TIME].path)
@@ -94,7 +104,7 @@ static int make_time(const struct oci_config *config, struct error *err)
 		if (rc)
 			return error_errno(err, rc, "linux.timeOffsets: \"%s\"", *line);
 	}
-	return 0;
+	return enter_time(err);
 }
 
 static int make_namespaces(const struct child *c, struct error *err)
