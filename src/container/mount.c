@@ -284,6 +284,8 @@ static int cgroup_v1_mount(const struct mount_context *c, const struct cgroup_pl
 		const struct oci_attributes set = { .set = attributes };
 		int rc = fd < 0 ? -errno : mount_attributes(fd, &set, false);
 
+		if (rc && fd >= 0)
+			close(fd);
 		return rc ? error_errno(err, rc, "can't open the cgroup %s", path) : fd;
 	}
 	const char *options[8] = { NULL };
@@ -367,8 +369,21 @@ static int make_cgroup_v2(const struct mount_context *c, const struct oci_mount 
 	cgroup.type = "cgroup2";
 	if (c->cgroup_namespace)
 		return make_filesystem(&cgroup, NULL, m->attributes.set, err);
-	return c->cgroup->count ? cgroup_v1_mount(c, &c->cgroup->places[0], m->attributes.set, err)
-				: make_filesystem(&cgroup, NULL, m->attributes.set, err);
+	if (c->cgroup->count)
+		return cgroup_v1_mount(c, &c->cgroup->places[0], m->attributes.set, err);
+	int fd = make_filesystem(&cgroup, NULL, m->attributes.set, err);
+
+	if (fd != -EPERM)
+		return fd;
+	/* A user namespace may mount only what a cgroup namespace of its own shows. It gets what the user sees outside. */
+	const struct oci_attributes set = { .set = m->attributes.set | MOUNT_ATTR_RDONLY };
+
+	fd = open_tree(AT_FDCWD, "/sys/fs/cgroup", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+	int rc = fd < 0 ? -errno : mount_attributes(fd, &set, true);
+
+	if (rc && fd >= 0)
+		close(fd);
+	return rc ? error_errno(err, rc, "can't open the host's cgroups") : fd;
 }
 
 static bool is_v2_host(const struct cgroup *cgroup)
