@@ -235,7 +235,8 @@ int cgroup_plan(struct cgroup *cgroup, const char *path, const char *id, struct 
 	snprintf(default_path, sizeof(default_path), "/plures-%s", id);
 	for (unsigned i = 0; i < cgroup->count && !rc; i++) {
 		struct cgroup_place *place = &cgroup->places[i];
-		const char *chosen = path && path[0] ? path : default_path;
+		/* Who is not the host's root has rights at most below its own cgroup. */
+		const char *chosen = path && path[0] ? path : default_path + idmap_rootless();
 
 		/* "If the value is a relative path [...] the runtime MAY interpret it relative to a runtime-determined location". */
 		rc = join(place->path, sizeof(place->path), chosen[0] == '/' ? "" : place->own, chosen, err);
@@ -353,6 +354,8 @@ int cgroup_remove(const struct cgroup *cgroup, struct error *err)
 		const struct cgroup_place *place = &cgroup->places[i];
 
 		cgroup_file(place, "", path, sizeof(path));
+		if (place->made)
+			cgroup_tree_remove(place);
 		for (unsigned n = 0; n < place->made || (n && getxattr(path, MARK, NULL, 0) >= 0); n++) {
 			/* A process that was killed stays for a moment. */
 			for (unsigned try = 0; n == 0 && rmdir(path) && errno == EBUSY && try < 100; try++)
@@ -432,26 +435,18 @@ static const struct cgroup_place *any_place(const struct cgroup *cgroup)
 int cgroup_each_process(const struct cgroup *cgroup, void (*fn)(void *arg, pid_t pid), void *arg, struct error *err)
 {
 	const struct cgroup_place *place = any_place(cgroup);
-	char path[PATH_MAX], *text, *rest = NULL;
-	size_t size;
-	int count = 0;
 
-	if (!place)
-		return 0;
-	int rc = oci_file_read(AT_FDCWD, cgroup_file(place, "cgroup.procs", path, sizeof(path)), &text, &size, err);
-	if (rc)
-		return rc == -ENOENT || rc == -ENODEV ? 0 : rc;
-	for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-		pid_t pid = (pid_t)strtol(line, NULL, 10);
+	return place ? cgroup_tree_each(place, fn, arg, err) : 0;
+}
 
-		/* 0 is a process that this PID namespace does not show; a signal to it would go to our own group. */
-		if (pid > 0) {
-			fn(arg, pid);
-			count++;
-		}
-	}
-	free(text);
-	return count;
+static const struct cgroup_place *freezer(const struct cgroup *cgroup)
+{
+	const struct cgroup_place *place = cgroup_with(cgroup, CG_FREEZER);
+
+	for (unsigned i = 0; !place && i < cgroup->count; i++)
+		if (cgroup->places[i].v2)
+			place = &cgroup->places[i];
+	return place;
 }
 
 static void send_signal(void *arg, pid_t pid)
@@ -466,6 +461,9 @@ int cgroup_kill(const struct cgroup *cgroup, int signal, struct error *err)
 	for (unsigned i = 0; i < cgroup->count; i++)
 		if (cgroup->places[i].made)
 			ours.places[ours.count++] = cgroup->places[i];
+	for (unsigned i = 0; i < ours.count && signal == SIGKILL; i++)
+		if (ours.places[i].v2) /* at once, so that none escapes by having children faster (Linux 5.14) */
+			cgroup_write(&ours.places[i], "cgroup.kill", NULL, NULL, "1");
 	for (unsigned try = 0; ours.count; try++) {
 		int count = cgroup_each_process(&ours, send_signal, &signal, err);
 
@@ -473,6 +471,8 @@ int cgroup_kill(const struct cgroup *cgroup, int signal, struct error *err)
 			return count < 0 ? count : 0;
 		if (cgroup_frozen(&ours))
 			cgroup_freeze(&ours, false, NULL);
+		if (try == 20 && freezer(&ours))
+			cgroup_tree_thaw(freezer(&ours));
 		if (try == 500)
 			return error_set(err, -ETIMEDOUT, "%d processes of the container do not end", count);
 		nanosleep(&(struct timespec){ .tv_nsec = try < 20 ? 500000 : 10000000 }, NULL);
@@ -481,16 +481,6 @@ int cgroup_kill(const struct cgroup *cgroup, int signal, struct error *err)
 }
 
 /* ---- freezing ---- */
-
-static const struct cgroup_place *freezer(const struct cgroup *cgroup)
-{
-	const struct cgroup_place *place = cgroup_with(cgroup, CG_FREEZER);
-
-	for (unsigned i = 0; !place && i < cgroup->count; i++)
-		if (cgroup->places[i].v2)
-			place = &cgroup->places[i];
-	return place;
-}
 
 bool cgroup_frozen(const struct cgroup *cgroup)
 {

@@ -65,6 +65,9 @@ int cgroup_create(struct cgroup *cgroup, bool v2, struct error *err);
 /* The v2 folder for clone3's CLONE_INTO_CGROUP, or -1 when there is no such hierarchy. */
 int cgroup_open_v2(const struct cgroup *cgroup, struct error *err);
 
+/* The same for one more process beside `pid`, the container's first, which may have gone to a folder below. */
+int cgroup_open_v2_of(const struct cgroup *cgroup, pid_t pid, struct error *err);
+
 /* Opens what a process writes to in order to enter the v1 hierarchies; returns how many descriptors, or -errno. */
 int cgroup_open_tasks(const struct cgroup *cgroup, int fds[CGROUP_PLACES], struct error *err);
 /* Moves the calling process, which must have one thread, and closes the descriptors. */
@@ -72,6 +75,10 @@ int cgroup_enter(const int *fds, unsigned count, struct error *err);
 
 /* Sets limits. With `update`, of a container that runs: some must be set in another order. */
 int cgroup_limit(const struct cgroup *cgroup, const struct oci_resources *resources, bool update, struct error *err);
+
+/* Makes a user of the host's the owner of a v2 folder that is ours, so far as it lets a process be organized below it: not of its
+ * limits (the kernel's cgroup-v2.rst, "Model of Delegation"). */
+int cgroup_delegate(const struct cgroup *cgroup, uid_t uid, gid_t gid, struct error *err);
 
 /* Calls fn for every process of the container; returns how many, or -errno. */
 int cgroup_each_process(const struct cgroup *cgroup, void (*fn)(void *arg, pid_t pid), void *arg, struct error *err);
@@ -83,7 +90,7 @@ bool cgroup_frozen(const struct cgroup *cgroup);
 /* Sends a signal to all processes of the folders that are ours. SIGKILL is repeated until none is left. */
 int cgroup_kill(const struct cgroup *cgroup, int signal, struct error *err);
 
-/* Removes the folders that are ours; those that are gone are no error. */
+/* Removes the folders that are ours, with what the container made in them; those that are gone are no error. */
 int cgroup_remove(const struct cgroup *cgroup, struct error *err);
 
 /* The place that has a controller, or NULL. */
@@ -99,17 +106,27 @@ ssize_t cgroup_read(const struct cgroup_place *place, const char *file, char *te
 /* "DIR/file" of a place. */
 const char *cgroup_file(const struct cgroup_place *place, const char *file, char *path, size_t room);
 
+/* Of a place and the folders that the container made below it: calls fn for each process and returns how many; thaws the folders below;
+ * removes them, so far as they are empty. */
+int cgroup_tree_each(const struct cgroup_place *place, void (*fn)(void *arg, pid_t pid), void *arg, struct error *err);
+void cgroup_tree_thaw(const struct cgroup_place *place);
+void cgroup_tree_remove(const struct cgroup_place *place);
+
 /* A limit whose controller is not there: -ENOTSUP and the field. */
 int cgroup_missing(const char *what, const char *controller, struct error *err);
 
 int cgroup_limit_v1(const struct cgroup *cgroup, const struct oci_resources *resources, bool update, struct error *err);
 int cgroup_limit_v2(const struct cgroup *cgroup, const struct oci_resources *resources, struct error *err);
+/* CPU shares, [2, 262144], as a weight, [1, 10000]. */
+int64_t cgroup_v2_weight(int64_t shares);
 int cgroup_limit_devices(const struct cgroup *cgroup, const struct oci_resources *resources, struct error *err);
 
 /* The systemd manager (`--systemd-cgroup`): asks it over D-Bus for a scope that holds process `pid`, then fills in the places'
  * paths from where systemd put it. cgroups_path is "slice:prefix:name". */
 int cgroup_systemd_start(struct cgroup *cgroup, const char *cgroups_path, const char *id, pid_t pid,
 			 const struct oci_resources *resources, struct error *err);
+/* Tells it of limits that change; they are to be set after that. */
+int cgroup_systemd_update(const struct cgroup *cgroup, const struct oci_resources *resources, struct error *err);
 int cgroup_systemd_stop(const struct cgroup *cgroup, struct error *err);
 
 #endif

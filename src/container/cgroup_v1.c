@@ -183,6 +183,13 @@ static void limit_others(struct setter *s, const struct oci_resources *r)
 		snprintf(file, sizeof(file), "hugetlb.%s.limit_in_bytes", r->hugepages[i].size);
 		snprintf(value, sizeof(value), "%llu", (unsigned long long)r->hugepages[i].limit);
 		put(s, CG_HUGETLB, "hugetlb", file, "hugepageLimits", value);
+		/* Reservations too, which are refused where a page fault kills (Linux 5.7). */
+		const struct cgroup_place *place = cgroup_with(s->cgroup, CG_HUGETLB);
+		char old[32];
+
+		snprintf(file, sizeof(file), "hugetlb.%s.rsvd.limit_in_bytes", r->hugepages[i].size);
+		if (place && cgroup_read(place, file, old, sizeof(old)) >= 0)
+			put(s, CG_HUGETLB, "hugetlb", file, "hugepageLimits", value);
 	}
 	put_number(s, CG_NET_CLS, "net_cls", "net_cls.classid", "network.classID", &r->net_class);
 	for (size_t i = 0; i < r->net_priority_count; i++) {

@@ -38,6 +38,8 @@ static void put_number(struct setter *s, const char *file, const char *field, in
 
 static void limit_memory(struct setter *s, const struct oci_memory *m)
 {
+	char old[32];
+
 	if (m->limit.set && m->limit.value)
 		put_number(s, "memory.max", "memory.limit", m->limit.value);
 	/* v1 counts memory and swap together, v2 swap alone. */
@@ -45,8 +47,10 @@ static void limit_memory(struct setter *s, const struct oci_memory *m)
 		if (m->swap.value > 0 && (!m->limit.set || m->limit.value <= 0) && !s->rc)
 			s->rc = error_set(s->err, -EINVAL,
 					  "linux.resources.memory.swap: needs a limit, above which it counts");
-		put_number(s, "memory.swap.max", "memory.swap",
-			   m->swap.value < 0 ? -1 : m->swap.value - m->limit.value);
+		/* Unlimited is what a new cgroup is; hosts that don't account swap lack the file. */
+		if (m->swap.value > 0 || cgroup_read(s->place, "memory.swap.max", old, sizeof(old)) >= 0)
+			put_number(s, "memory.swap.max", "memory.swap",
+				   m->swap.value < 0 ? -1 : m->swap.value - m->limit.value);
 	}
 	if (m->reservation.set && m->reservation.value)
 		put_number(s, "memory.low", "memory.reservation", m->reservation.value);
@@ -56,26 +60,45 @@ static void limit_memory(struct setter *s, const struct oci_memory *m)
 	/* kernel, kernelTCP and swappiness have no file in v2; engines send them for v1's sake. */
 }
 
+int64_t cgroup_v2_weight(int64_t shares)
+{
+	return 1 + ((shares < 2 ? 2 : shares > 262144 ? 262144 : shares) - 2) * 9999 / 262142;
+}
+
+/* "$MAX $PERIOD" in one file: what is not given stays as it is. A burst is never more than the quota, old or new. */
+static void limit_quota(struct setter *s, const struct oci_cpu *cpu)
+{
+	bool has_quota = cpu->quota.set && cpu->quota.value, has_period = cpu->period.set && cpu->period.value;
+	bool has_burst = cpu->burst.set && cpu->burst.value;
+	char text[64], quota[24] = "max", old[64];
+
+	if (has_quota && cpu->quota.value > 0)
+		snprintf(quota, sizeof(quota), "%lld", (long long)cpu->quota.value);
+	if (!has_quota && cgroup_read(s->place, "cpu.max", old, sizeof(old)) > 0)
+		snprintf(quota, sizeof(quota), "%.*s", (int)strcspn(old, " "), old);
+	if (has_burst && has_quota)
+		put_number(s, "cpu.max.burst", "cpu.burst", 0);
+	if (has_period)
+		snprintf(text, sizeof(text), "%s %lld", quota, (long long)cpu->period.value);
+	if (has_period)
+		put(s, "cpu.max", has_quota ? "cpu.quota" : "cpu.period", text);
+	else if (has_quota)
+		put(s, "cpu.max", "cpu.quota", quota);
+	if (has_burst)
+		put_number(s, "cpu.max.burst", "cpu.burst", cpu->burst.value);
+}
+
 static void limit_cpu(struct setter *s, const struct oci_cpu *cpu)
 {
-	char text[64], quota[24] = "max";
+	bool busy = cpu->idle.set && !cpu->idle.value;
 
-	if (cpu->shares.set && cpu->shares.value) {
-		int64_t shares = cpu->shares.value < 2 ? 2 : cpu->shares.value > 262144 ? 262144 : cpu->shares.value;
-
-		/* [2, 262144] onto [1, 10000]. */
-		put_number(s, "cpu.weight", "cpu.shares", 1 + (shares - 2) * 9999 / 262142);
-	}
-	if (cpu->burst.set && cpu->burst.value)
-		put_number(s, "cpu.max.burst", "cpu.burst", cpu->burst.value);
-	if ((cpu->quota.set && cpu->quota.value) || (cpu->period.set && cpu->period.value)) {
-		if (cpu->quota.value > 0)
-			snprintf(quota, sizeof(quota), "%lld", (long long)cpu->quota.value);
-		snprintf(text, sizeof(text), "%s %lld", quota,
-			 cpu->period.value ? (long long)cpu->period.value : 100000ll);
-		put(s, "cpu.max", "cpu.quota", text);
-	}
-	if (cpu->idle.set)
+	/* Who is idle has no weight. */
+	if (busy)
+		put_number(s, "cpu.idle", "cpu.idle", 0);
+	if (cpu->shares.set && cpu->shares.value)
+		put_number(s, "cpu.weight", "cpu.shares", cgroup_v2_weight(cpu->shares.value));
+	limit_quota(s, cpu);
+	if (cpu->idle.set && !busy)
 		put_number(s, "cpu.idle", "cpu.idle", cpu->idle.value);
 	if (((cpu->rt_runtime.set && cpu->rt_runtime.value) || (cpu->rt_period.set && cpu->rt_period.value)) && !s->rc)
 		s->rc = error_set(s->err, -ENOTSUP, "linux.resources.cpu.realtimeRuntime: cgroup v2 has no such thing");
@@ -147,6 +170,10 @@ int cgroup_limit_v2(const struct cgroup *cgroup, const struct oci_resources *res
 	for (size_t i = 0; i < resources->hugepage_count; i++) {
 		snprintf(file, sizeof(file), "hugetlb.%s.max", resources->hugepages[i].size);
 		put_number(&s, file, "hugepageLimits", (int64_t)resources->hugepages[i].limit);
+		/* Reservations too, which are refused where a page fault kills. */
+		snprintf(file, sizeof(file), "hugetlb.%s.rsvd.max", resources->hugepages[i].size);
+		if (cgroup_read(s.place, file, text, sizeof(text)) >= 0)
+			put_number(&s, file, "hugepageLimits", (int64_t)resources->hugepages[i].limit);
 	}
 	for (size_t i = 0; i < resources->rdma_count; i++) {
 		const struct oci_rdma *rdma = &resources->rdma[i];

@@ -130,6 +130,27 @@ static int spawn(struct launch *l, struct error *err)
 	return rc;
 }
 
+/* Whoever sees the cgroup at the top of a namespace, and may write there, gets the rights to organize what is below
+ * (runtime-spec, config-linux.md, "Cgroup ownership"). */
+static int delegate(const struct launch *l, struct error *err)
+{
+	const struct oci_config *c = &l->config;
+	const struct oci_namespace *ns = &c->namespaces[NS_CGROUP];
+	bool writable = false;
+
+	for (size_t i = 0; i < c->mount_count; i++) {
+		const struct oci_mount *m = &c->mounts[i];
+
+		writable |= m->type && (!strcmp(m->type, "cgroup") || !strcmp(m->type, "cgroup2")) &&
+			    !(m->attributes.set & MOUNT_ATTR_RDONLY);
+	}
+	if (!ns->given || ns->path || !writable || c->namespaces[NS_USER].path)
+		return 0;
+	uint32_t uid = c->process.user.uid, gid = c->process.user.gid;
+
+	return cgroup_delegate(&l->state.cgroup, idmap_host(&c->uids, uid), idmap_host(&c->gids, gid), err);
+}
+
 static int make_cgroups(struct launch *l, struct error *err)
 {
 	struct cgroup *cgroup = &l->state.cgroup;
@@ -144,6 +165,8 @@ static int make_cgroups(struct launch *l, struct error *err)
 		rc = state_write(&l->state, l->text, l->size, err);
 	if (!rc)
 		rc = cgroup_limit(cgroup, &l->config.resources, false, err);
+	if (!rc)
+		rc = delegate(l, err);
 	if (rc)
 		return rc;
 	int count = cgroup_open_tasks(cgroup, fds, err);

@@ -85,6 +85,21 @@ void dbus_put_u32(struct dbus_writer *w, uint32_t value)
 	put(w, bytes, 4);
 }
 
+void dbus_put_u64(struct dbus_writer *w, uint64_t value)
+{
+	uint8_t bytes[8];
+
+	dbus_put_align(w, 8);
+	bytes_put_le64(bytes, value);
+	put(w, bytes, 8);
+}
+
+void dbus_put_bytes(struct dbus_writer *w, const void *data, size_t size)
+{
+	dbus_put_u32(w, (uint32_t)size);
+	put(w, data, size);
+}
+
 void dbus_put_string(struct dbus_writer *w, const char *text)
 {
 	dbus_put_u32(w, (uint32_t)strlen(text));

@@ -27,6 +27,8 @@ struct dbus_writer {
 
 void dbus_put_align(struct dbus_writer *w, size_t to);
 void dbus_put_u32(struct dbus_writer *w, uint32_t value);
+void dbus_put_u64(struct dbus_writer *w, uint64_t value);
+void dbus_put_bytes(struct dbus_writer *w, const void *data, size_t size);
 void dbus_put_string(struct dbus_writer *w, const char *text);
 void dbus_put_signature(struct dbus_writer *w, const char *text);
 /* Returns a mark that dbus_end_array takes. `align` is of the elements. */

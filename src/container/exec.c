@@ -178,7 +178,7 @@ static int make(struct launch *l, struct error *err)
 	int count = cgroup_open_tasks(&l->state.cgroup, fds, err), rc = count < 0 ? count : 0;
 
 	if (!rc) {
-		l->v2 = cgroup_open_v2(&l->state.cgroup, err);
+		l->v2 = cgroup_open_v2_of(&l->state.cgroup, l->state.pid, err);
 		rc = l->v2 < -1 ? l->v2 : 0;
 	}
 	if (!rc)

@@ -28,6 +28,14 @@ static int format(const struct oci_maps *maps, char *text, struct error *err)
 	return 0;
 }
 
+uint32_t idmap_host(const struct oci_maps *maps, uint32_t id)
+{
+	for (size_t i = 0; i < maps->count; i++)
+		if (id >= maps->maps[i].container && id - maps->maps[i].container < maps->maps[i].size)
+			return maps->maps[i].host + (id - maps->maps[i].container);
+	return id;
+}
+
 static int write_file(pid_t pid, const char *file, const char *text)
 {
 	char path[64];

@@ -11,6 +11,9 @@
  * and newgidmap, which know /etc/subuid. */
 int idmap_write(pid_t pid, const struct oci_maps *uids, const struct oci_maps *gids, struct error *err);
 
+/* The host's identity of a namespace's; itself where nothing is mapped. */
+uint32_t idmap_host(const struct oci_maps *maps, uint32_t id);
+
 /* Makes a detached mount show the identities of a user namespace, or of maps for which one is made. */
 int idmap_set(int mount, bool recursive, int user_namespace, struct error *err);
 int idmap_apply(int mount, bool recursive, const struct oci_maps *uids, const struct oci_maps *gids, struct error *err);

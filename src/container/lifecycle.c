@@ -214,6 +214,8 @@ int container_update(const char *root, const char *id, const char *resources, si
 		rc = error_set(err, -ESRCH, "container not running");
 	else
 		rc = oci_resources_parse(&parsed, &arena, resources, size, err);
+	if (!rc && state.cgroup.scope[0])
+		rc = cgroup_systemd_update(&state.cgroup, &parsed, err);
 	if (!rc)
 		rc = cgroup_limit(&state.cgroup, &parsed, true, err);
 	arena_fini(&arena);
