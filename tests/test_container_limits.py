@@ -30,6 +30,7 @@ def folder(pid, controller):
             return pathlib.Path("/sys/fs/cgroup") / names.removeprefix("name=") / path.lstrip("/"), True
     line = [line for line in pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines() if line.startswith("0::")][0]
     path = pathlib.Path("/sys/fs/cgroup") / line[3:].lstrip("/")
+    controller = {"blkio": "io"}.get(controller, controller)
     if not (path / "cgroup.controllers").exists() or controller not in (path / "cgroup.controllers").read_text().split():
         pytest.skip(f"no cgroup controller {controller}")
     return path, False
@@ -201,3 +202,22 @@ def test_a_cgroup_that_was_there_stays(runtime):
                     break
                 except OSError:
                     time.sleep(0.05)
+
+
+def test_huge_pages_v1(runtime):
+    name = started(runtime, config("sleep", "1000"))
+    path, v1 = folder(runtime.state(name)["pid"], "hugetlb")
+    if not v1 or not (path / "hugetlb.2MB.limit_in_bytes").exists():
+        pytest.skip("no huge pages on cgroup v1")
+    name = started(runtime, config("sleep", "1000", linux__resources={"hugepageLimits": [{"pageSize": "2MB", "limit": 2 << 20}]}))
+    for file in ("limit_in_bytes", "rsvd.limit_in_bytes"):
+        assert value(runtime, name, "hugetlb", f"hugetlb.2MB.{file}", "") == str(2 << 20)
+
+
+def test_network_class(runtime):
+    name = started(runtime, config("sleep", "1000"))
+    if not folder(runtime.state(name)["pid"], "net_cls")[1]:
+        pytest.skip("no network classes")
+    name = started(runtime, config("sleep", "1000", linux__resources={"network": {"classID": 65537, "priorities": [{"name": "lo", "priority": 3}]}}))
+    assert value(runtime, name, "net_cls", "net_cls.classid", "") == "65537"
+    assert "lo 3" in value(runtime, name, "net_prio", "net_prio.ifpriomap", "").splitlines()
