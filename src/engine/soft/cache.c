@@ -29,7 +29,8 @@
 
 enum {
 	CODE_SIZE = 32 << 20,
-	CODE_SLACK = 64 << 10, /* what one block can take at most */
+	COLD_AT = CODE_SIZE / 2, /* where what lies out of line begins */
+	CODE_SLACK = 64 << 10,   /* what one block can take at most */
 	SMALL_CODE_SIZE = 512 << 10,
 	META_SIZE = 24 << 20,
 	HASH_BITS = 16,
@@ -56,7 +57,7 @@ struct soft_cache {
 	struct soft_vm *vm;
 	atomic_int lock;
 	uint8_t *write_view, *exec_view;
-	size_t code_used;
+	size_t code_used, cold_used;
 	uint8_t *meta;
 	size_t meta_used;
 	struct soft_block **order; /* by address of code: for cache_find_pc */
@@ -153,15 +154,15 @@ struct soft_block *cache_find(struct soft_cache *cache, uint64_t gpa, uint64_t r
 
 struct soft_block *cache_find_pc(struct soft_cache *cache, const uint8_t *pc)
 {
-	unsigned lo = 0, hi = atomic_load(&cache->blocks);
+	unsigned lo = 0, hi = atomic_load(&cache->blocks), part = pc >= cache->exec_view + COLD_AT;
 	while (lo < hi) {
 		unsigned mid = (lo + hi) / 2;
-		if (cache->order[mid]->end <= pc)
+		if (cache->order[mid]->part[part].end <= pc)
 			lo = mid + 1;
 		else
 			hi = mid;
 	}
-	if (lo < atomic_load(&cache->blocks) && cache->order[lo]->start <= pc)
+	if (lo < atomic_load(&cache->blocks) && cache->order[lo]->part[part].start <= pc)
 		return cache->order[lo];
 	return NULL;
 }
@@ -203,13 +204,15 @@ void *cache_alloc(struct soft_cache *cache, size_t size)
 
 bool cache_room(struct soft_cache *cache, struct soft_room *room)
 {
-	if (cache->code_used + CODE_SLACK > (cache->vm->small_cache ? SMALL_CODE_SIZE : CODE_SIZE) ||
-	    cache->meta_used + CODE_SLACK > META_SIZE || cache->blocks >= MAX_BLOCKS)
+	if (cache->code_used + CODE_SLACK > (cache->vm->small_cache ? SMALL_CODE_SIZE : COLD_AT) ||
+	    cache->cold_used + CODE_SLACK > CODE_SIZE - COLD_AT || cache->meta_used + CODE_SLACK > META_SIZE ||
+	    cache->blocks >= MAX_BLOCKS)
 		return false;
 	cache->meta_used = (cache->meta_used + 63) & ~(size_t)63;
 	room->block = cache_alloc(cache, sizeof(*room->block));
 	memset(room->block, 0, sizeof(*room->block));
 	room->code = cache->write_view + cache->code_used;
+	room->cold = cache->write_view + COLD_AT + cache->cold_used;
 	room->to_exec = cache->exec_view - cache->write_view;
 	return true;
 }
@@ -262,9 +265,10 @@ static void page_add(struct soft_cache *cache, uint64_t gpa, struct soft_block *
 	page->blocks = block;
 }
 
-void cache_insert(struct soft_cache *cache, struct soft_block *block, const uint8_t *code_end)
+void cache_insert(struct soft_cache *cache, struct soft_block *block, const uint8_t *code_end, const uint8_t *cold_end)
 {
 	cache->code_used = (size_t)(code_end - cache->write_view);
+	cache->cold_used = (size_t)(cold_end - cache->write_view) - COLD_AT;
 	page_add(cache, block->gpa, block, 0);
 	if (block->gpa2 && block->gpa2 != (block->gpa & ~0xfffULL))
 		page_add(cache, block->gpa2, block, 1);
@@ -460,7 +464,7 @@ static void flush_all(struct soft_cache *cache)
 			vm->cpu[i]->jc[j].mode = SOFT_JC_EMPTY;
 		vm->cpu[i]->exit_link = NULL;
 	}
-	cache->code_used = cache->meta_used = 0;
+	cache->code_used = cache->cold_used = cache->meta_used = 0;
 	atomic_store(&cache->blocks, 0);
 }
 
@@ -511,5 +515,5 @@ unsigned cache_inserts(const struct soft_cache *cache)
 
 size_t cache_used(const struct soft_cache *cache)
 {
-	return cache->code_used;
+	return cache->code_used + cache->cold_used;
 }

@@ -4,8 +4,9 @@
  *
  * One cache a VM, shared by its vCPUs: code reaches vCPU state through GS only. A block is keyed by the physical
  * address of its first byte, its RIP (constants derived from it are baked into the code) and the mode. The code
- * memory is mapped twice, writable and executable, so no page is ever both. Room is given out front to back; when it
- * is used up, the vCPUs meet (cache_park) and everything is dropped at once.
+ * memory is mapped twice, writable and executable, so no page is ever both. Each block has two parts, its straight line
+ * and what lies out of line and is rarely run, far from each other: so what is run is dense, for the host's caches. Room is
+ * given out front to back in both; when it is used up, the vCPUs meet (cache_park) and everything is dropped at once.
  *
  * Locking: `lock` guards all but the hash chains, which are read without it (a block's memory stays until the next
  * meeting, so a stale read finds a dead block at worst). Light code may take it: it is a spin lock.
@@ -59,12 +60,15 @@ struct soft_block {
 	bool dead;
 	bool heated; /* it is hot, or counts how often it is entered */
 
-	uint16_t lo, hi;      /* bytes of the first page that it depends on: [lo, hi) */
-	uint64_t gpa2;        /* the second page's address when it crosses, else 0 */
-	uint16_t hi2;         /* bytes of the second page: [0, hi2) */
-	uint8_t *code;        /* executable view: entry with the flags in the host's */
-	uint8_t *code_mem;    /* ... with the flags in memory */
-	uint8_t *start, *end; /* all of its code, executable view */
+	uint16_t lo, hi;   /* bytes of the first page that it depends on: [lo, hi) */
+	uint64_t gpa2;     /* the second page's address when it crosses, else 0 */
+	uint16_t hi2;      /* bytes of the second page: [0, hi2) */
+	uint8_t *code;     /* executable view: entry with the flags in the host's */
+	uint8_t *code_mem; /* ... with the flags in memory */
+	uint8_t *start;    /* of its straight line, executable view */
+	struct {
+		const uint8_t *start, *end;
+	} part[2]; /* its straight line, and what is out of line */
 	struct soft_map *map;
 	unsigned maps;
 	uint16_t borrowed; /* guest registers that a loop's fast code uses for itself */
@@ -95,7 +99,7 @@ unsigned cache_inserts(const struct soft_cache *cache);
 
 /* With the lock: room for a block being made. Returns false when the cache is full: cache_want_flush, then park. */
 struct soft_room {
-	uint8_t *code; /* writable view */
+	uint8_t *code, *cold; /* writable view */
 	intptr_t to_exec;
 	struct soft_block *block;
 };
@@ -104,8 +108,8 @@ bool cache_room(struct soft_cache *cache, struct soft_room *room);
 unsigned cache_next_slot(struct soft_cache *cache);
 /* Memory that lives as long as the blocks; NULL when full. */
 void *cache_alloc(struct soft_cache *cache, size_t size);
-/* With the lock: enters the block (its fields filled in), which used the code up to code_end. */
-void cache_insert(struct soft_cache *cache, struct soft_block *block, const uint8_t *code_end);
+/* With the lock: enters the block (its fields filled in), which used the room up to these. */
+void cache_insert(struct soft_cache *cache, struct soft_block *block, const uint8_t *code_end, const uint8_t *cold_end);
 /* With the lock: marks the page as holding code and makes all vCPUs' stores to it take the slow path. To be called
  * before its bytes are read for translation. */
 void cache_watch_page(struct soft_cache *cache, uint64_t gpa);

@@ -36,7 +36,7 @@ struct soft_profile;
 
 /* The soft TLB: per vCPU, one direct-mapped array per privilege class. An access of `size` bytes at guest-linear `a`
  * hits in entry e = tlb[mmu][(a >> 12) & (SOFT_TLB_SIZE - 1)] when (a ^ e.tag) <= 4096 - size, with e.tag_write for
- * stores; the host address is then (a ^ e.tag) + e.host. An invalid tag is one whose page belongs to another index
+ * stores; the host address is then (a ^ e.tag) + e.host, or a + e.addend. An invalid tag is one whose page belongs to another index
  * (soft_tlb_no_tag), so no address whatever matches it, and needs no flag. Only ordinary memory is ever entered, and a
  * page that holds translated code (or is read-only, or not yet dirty in its PTE) has no tag_write. */
 #define SOFT_TLB_BITS 12
@@ -45,8 +45,8 @@ struct soft_profile;
 struct soft_tlb_entry {
 	uint64_t tag_read;
 	uint64_t tag_write;
-	uint64_t host;  /* host address of the page's first byte */
-	uint64_t flags; /* gpa of the page | SOFT_TLB_GLOBAL ... in the low 12 bits */
+	uint64_t host;   /* host address of the page's first byte */
+	uint64_t addend; /* host - page */
 };
 enum {
 	SOFT_TLB_GLOBAL = 1,
@@ -64,7 +64,7 @@ static inline uint64_t soft_tlb_no_tag(unsigned index)
 enum { SOFT_MMU_USER, SOFT_MMU_KERNEL, SOFT_MMU_KERNEL_AC /* SMAP open, or no SMAP */, SOFT_MMU_COUNT };
 
 /* The slots of memory operands (slots.c), by privilege class and kind of access (1: stores): an access hits when
- * (a ^ tag) <= 4096 - size, at (a ^ tag) + host. A slot's number among all of them is its id. */
+ * (a ^ tag) <= 4096 - size, at a + addend. A slot's number among all of them is its id. */
 #define SOFT_SLOTS 1024u
 #define SOFT_SLOT_STACK 0u /* all sites' that address by RSP alone */
 #define SOFT_SLOT_IDS (SOFT_MMU_COUNT * 2 * SOFT_SLOTS)
@@ -72,7 +72,7 @@ enum { SOFT_MMU_USER, SOFT_MMU_KERNEL, SOFT_MMU_KERNEL_AC /* SMAP open, or no SM
 #define SOFT_APARTS 256u
 #define SOFT_HOT 1000
 struct soft_slot {
-	uint64_t tag, host;
+	uint64_t tag, addend;
 };
 
 /* The instruction TLB: one 64-bit word an entry so that a cross-page link verifies with one compare.
@@ -264,6 +264,7 @@ struct soft_cpu {
 	/* tlb.c's own: which TLB entries may be in use, by SOFT_TLB_GLOBAL, so that a flush need not visit all, and
 	 * filters of the 4 MiB and 1 GiB areas that entries were made in from large and huge pages. */
 	uint64_t tlb_used[SOFT_MMU_COUNT][2][SOFT_TLB_SIZE / 64];
+	uint64_t tlb_flags[SOFT_MMU_COUNT][SOFT_TLB_SIZE]; /* gpa of the page | SOFT_TLB_GLOBAL ... in the low 12 bits */
 	uint64_t itlb_used[2][2][SOFT_ITLB_SIZE / 64];
 	uint8_t itlb_flags[2][SOFT_ITLB_SIZE];
 	uint64_t large_areas[16], huge_areas;
@@ -272,8 +273,8 @@ struct soft_cpu {
 	 * there is room for: it looks at all. */
 	uint16_t jc_list[2][SOFT_JC_LISTED];
 	unsigned jc_listed[2];
-	/* slots.c's: the page that each holds or held, how misses follow each other, and lists as jc_list, with room for all. */
-	uint64_t slot_page[SOFT_SLOT_IDS];
+	/* slots.c's: the page that each holds or held, and where, how misses follow each other, and lists as jc_list, with room for all. */
+	uint64_t slot_page[SOFT_SLOT_IDS], slot_host[SOFT_SLOT_IDS];
 	struct {
 		uint32_t when, quick;
 	} slot_miss[SOFT_SLOT_IDS];

@@ -273,27 +273,32 @@ static inline void emit_alu_imm(struct emit *e, unsigned size, unsigned ext, uns
 	}
 }
 
-/* ModRM of [base + disp]; base is none of rsp, rbp, r12, r13. */
-static inline void emit_modrm_disp(struct emit *e, unsigned reg, unsigned base, int32_t disp)
+/* ModRM, and SIB, of [base + index + disp]; base is none of rsp, rbp, r12, r13, index is EMIT_NONE or not rsp. */
+static inline void emit_modrm_disp(struct emit *e, unsigned reg, unsigned base, unsigned index, int32_t disp)
 {
 	unsigned mod = disp == 0 ? 0 : disp == (int8_t)disp ? 1 : 2;
-	emit_modrm(e, mod, reg, base);
+	emit_modrm(e, mod, reg, index == EMIT_NONE ? base : 4);
+	if (index != EMIT_NONE)
+		emit8(e, (index & 7) << 3 | (base & 7));
 	if (mod == 1)
 		emit8(e, (uint8_t)disp);
 	else if (mod == 2)
 		emit32(e, (uint32_t)disp);
 }
 
-/* mov reg, [base + disp] or mov [base + disp], reg; size 1, 2, 4, 8; base as above */
-static inline void emit_mem(struct emit *e, bool store, unsigned size, unsigned reg, unsigned base, int32_t disp)
+/* mov reg, [base + index + disp] or the other way; size 1, 2, 4, 8; base and index as above */
+static inline void emit_mem(struct emit *e, bool store, unsigned size, unsigned reg, unsigned base, unsigned index,
+			    int32_t disp)
 {
 	if (size == 2)
 		emit8(e, 0x66);
 	unsigned rex = (size == 8) << 3 | (reg >> 3) << 2 | (base >> 3);
+	if (index != EMIT_NONE)
+		rex |= index >> 3 << 1;
 	if (rex || size == 1)
 		emit8(e, 0x40 | rex);
 	emit8(e, (store ? 0x88 : 0x8a) | (size != 1));
-	emit_modrm_disp(e, reg, base, disp);
+	emit_modrm_disp(e, reg, base, index, disp);
 }
 
 /* One instruction that does nothing, of 0 to 7 bytes. */

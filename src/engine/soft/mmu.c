@@ -116,8 +116,9 @@ static inline bool tlb_fill(struct soft_cpu *cpu, uint64_t linear, unsigned mmu,
 	cpu->tlb_used[mmu][walk->flags & SOFT_TLB_GLOBAL][index / 64] |= 1ull << index % 64;
 	if (walk->flags & (SOFT_TLB_LARGE | SOFT_TLB_HUGE))
 		soft_tlb_note_large(cpu, linear, walk->flags);
-	__atomic_store_n(&entry->flags, gpa | (walk->flags & ~SOFT_TLB_WRITE), __ATOMIC_RELAXED);
+	__atomic_store_n(&cpu->tlb_flags[mmu][index], gpa | (walk->flags & ~SOFT_TLB_WRITE), __ATOMIC_RELAXED);
 	entry->host = (uint64_t)(uintptr_t)(region->hva + (gpa - region->gpa));
+	entry->addend = entry->host - page;
 	__atomic_store_n(&entry->tag_read, page, __ATOMIC_RELAXED);
 	if (!(walk->flags & SOFT_TLB_WRITE) || region->readonly || soft_region_is_watched(region, gpa)) {
 		__atomic_store_n(&entry->tag_write, soft_tlb_no_tag(index), __ATOMIC_RELAXED);
@@ -177,14 +178,14 @@ static uint64_t next_page(const struct soft_cpu *cpu, uint64_t linear)
  * to memory that is read-only also gives NULL. */
 static uint8_t *split_page(struct soft_cpu *cpu, uint64_t linear, uint32_t how, uint64_t *gpa)
 {
-	unsigned mmu = (how & SOFT_HOW_MMU) >> SOFT_HOW_MMU_SHIFT;
-	struct soft_tlb_entry *entry = &cpu->tlb[mmu][soft_tlb_index(linear)];
+	unsigned mmu = (how & SOFT_HOW_MMU) >> SOFT_HOW_MMU_SHIFT, index = soft_tlb_index(linear);
+	struct soft_tlb_entry *entry = &cpu->tlb[mmu][index];
 	uint64_t tag = __atomic_load_n(how & SOFT_HOW_WRITE ? &entry->tag_write : &entry->tag_read, __ATOMIC_RELAXED);
 	struct soft_region *region;
 	struct soft_walk walk;
 
 	if (tag == (linear & ~(uint64_t)SOFT_PAGE_MASK)) {
-		*gpa = (entry->flags & ~(uint64_t)SOFT_PAGE_MASK) | (linear & SOFT_PAGE_MASK);
+		*gpa = (cpu->tlb_flags[mmu][index] & ~(uint64_t)SOFT_PAGE_MASK) | (linear & SOFT_PAGE_MASK);
 		return (uint8_t *)(uintptr_t)(entry->host + (linear & SOFT_PAGE_MASK));
 	}
 	if (!walk_for(cpu, linear, how, &walk))

@@ -144,7 +144,12 @@ int profile_perf_open(struct soft_vm *vm, struct error *err)
 
 void profile_perf_add(const struct soft_vm *vm, const struct soft_block *block)
 {
-	fprintf(vm->perf_map, "%lx %lx guest%s:%lx\n", (unsigned long)(uintptr_t)block->start,
-		(unsigned long)(block->end - block->start), (block->mode & SOFT_MODE_CPL) == 3 ? "" : "-kernel",
-		(unsigned long)block->rip);
+	for (unsigned i = 0; i < 2; i++) {
+		const uint8_t *start = block->part[i].start;
+		if (start == block->part[i].end)
+			continue;
+		fprintf(vm->perf_map, "%lx %lx guest%s:%lx\n", (unsigned long)(uintptr_t)start,
+			(unsigned long)(block->part[i].end - start),
+			(block->mode & SOFT_MODE_CPL) == 3 ? "" : "-kernel", (unsigned long)block->rip);
+	}
 }

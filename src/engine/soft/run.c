@@ -210,7 +210,7 @@ static void trace_block(struct soft_cpu *cpu, const struct soft_block *b)
 	const uint8_t *bytes = soft_gpa_to_hva(cpu->vm, b->gpa, NULL, NULL);
 	FILE *f = cpu->vm->trace_file;
 	fprintf(f, "block %016lx gpa %lx mode %05x code %p-%p\n", b->rip, b->gpa, b->mode, (void *)b->start,
-		(void *)b->end);
+		(void *)(uintptr_t)b->part[0].end);
 	unsigned total = b->hi - (unsigned)(b->gpa & 0xfff), at = 0;
 	while (at < total) {
 		struct insn insn;

@@ -19,8 +19,8 @@
  *   that is there. So what is true of the TLB (mmu.c) is true of them.
  * - There are SOFT_SLOTS for each privilege class and kind of access, given out in turn. Sites that share one merely
  *   miss more often; a slot for stores holds pages that have a write tag only.
- * - An empty slot's tag is of a page that is not canonical, and so is its host address: should a guest access exactly that
- *   page, the check passes and the access raises #GP on the host, which is what it would do in the guest.
+ * - An empty slot's tag is of a page that is not canonical, and its addend is 0: should a guest access exactly that page,
+ *   the check passes and the access raises #GP on the host, which is what it would do in the guest.
  * - soft_slots_protect comes from other threads, so a tag may go between a check and the question what it was. It leaves
  *   a tag of its own, and the page of each slot is kept beside it.
  */
@@ -40,7 +40,8 @@ static void empty(struct soft_cpu *cpu, unsigned id)
 {
 	struct soft_slot *slot = slot_of(cpu, id);
 	__atomic_store_n(&slot->tag, EMPTY, __ATOMIC_RELAXED);
-	slot->host = EMPTY;
+	slot->addend = 0;
+	__atomic_store_n(&cpu->slot_host[id], 0, __ATOMIC_RELAXED);
 }
 
 static void note_page(struct soft_cpu *cpu, uint64_t linear)
@@ -95,10 +96,10 @@ void soft_slots_protect(struct soft_cpu *cpu, const uint8_t *page)
 	atomic_thread_fence(memory_order_seq_cst); /* the TLB's tags are gone before the slots are looked at */
 	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
 		for (unsigned i = 0; i < SOFT_SLOTS; i++) {
-			struct soft_slot *slot = &cpu->slot[mmu][1][i];
-			uint64_t host = __atomic_load_n(&slot->host, __ATOMIC_RELAXED);
-			if (host == (uintptr_t)page || (!page && host != EMPTY))
-				__atomic_store_n(&slot->tag, TAKEN, __ATOMIC_RELAXED);
+			unsigned id = (mmu * 2 + 1) * SOFT_SLOTS + i;
+			uint64_t host = __atomic_load_n(&cpu->slot_host[id], __ATOMIC_RELAXED);
+			if (host && (!page || host == (uintptr_t)page))
+				__atomic_store_n(&slot_of(cpu, id)->tag, TAKEN, __ATOMIC_RELAXED);
 		}
 	}
 }
@@ -114,7 +115,8 @@ static void list(struct soft_cpu *cpu, unsigned which, unsigned id)
 void soft_slot_fill(struct soft_cpu *cpu, unsigned id, uint64_t linear, uint32_t how)
 {
 	unsigned mmu = (how & SOFT_HOW_MMU) >> SOFT_HOW_MMU_SHIFT;
-	struct soft_tlb_entry *entry = &cpu->tlb[mmu][soft_tlb_index(linear)];
+	unsigned index = soft_tlb_index(linear);
+	struct soft_tlb_entry *entry = &cpu->tlb[mmu][index];
 	uint64_t *tag = how & SOFT_HOW_WRITE ? &entry->tag_write : &entry->tag_read;
 	uint64_t page = linear & ~(uint64_t)SOFT_PAGE_MASK;
 	struct soft_slot *slot = slot_of(cpu, id);
@@ -122,11 +124,12 @@ void soft_slot_fill(struct soft_cpu *cpu, unsigned id, uint64_t linear, uint32_t
 	if (__atomic_load_n(tag, __ATOMIC_RELAXED) != page)
 		return;
 	list(cpu, 0, id);
-	if (!(entry->flags & SOFT_TLB_GLOBAL))
+	if (!(cpu->tlb_flags[mmu][index] & SOFT_TLB_GLOBAL))
 		list(cpu, 1, id);
 	note_page(cpu, page);
 	cpu->slot_page[id] = page;
-	__atomic_store_n(&slot->host, entry->host, __ATOMIC_RELAXED);
+	slot->addend = entry->addend;
+	__atomic_store_n(&cpu->slot_host[id], entry->host, __ATOMIC_RELAXED);
 	__atomic_store_n(&slot->tag, page, __ATOMIC_RELEASE);
 	if (!(how & SOFT_HOW_WRITE))
 		return;

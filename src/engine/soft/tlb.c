@@ -90,9 +90,8 @@ static void flush_data(struct soft_cpu *cpu, unsigned mmu, unsigned global)
 		cpu->tlb_used[mmu][global][word] = 0;
 		for (; bits; bits &= bits - 1) {
 			unsigned index = word * 64 + (unsigned)__builtin_ctzll(bits);
-			struct soft_tlb_entry *entry = &cpu->tlb[mmu][index];
-			if ((entry->flags & SOFT_TLB_GLOBAL) == global)
-				soft_tlb_clear(entry, index);
+			if ((cpu->tlb_flags[mmu][index] & SOFT_TLB_GLOBAL) == global)
+				soft_tlb_clear(&cpu->tlb[mmu][index], index);
 		}
 	}
 }
@@ -150,7 +149,7 @@ static void flush_large(struct soft_cpu *cpu, uint64_t linear)
 	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
 		for (unsigned i = 0; i < SOFT_TLB_SIZE; i++) {
 			struct soft_tlb_entry *entry = &cpu->tlb[mmu][i];
-			if (same_page(entry->tag_read, linear, entry->flags))
+			if (same_page(entry->tag_read, linear, cpu->tlb_flags[mmu][i]))
 				soft_tlb_clear(entry, i);
 		}
 	}
@@ -193,10 +192,9 @@ void soft_tlb_protect(struct soft_cpu *cpu, uint64_t gpa)
 				__atomic_load_n(&cpu->tlb_used[mmu][1][first], __ATOMIC_RELAXED);
 		for (; bits; bits &= bits - 1) {
 			unsigned i = first * 64 + (unsigned)__builtin_ctzll(bits);
-			struct soft_tlb_entry *entry = &cpu->tlb[mmu][i];
-			uint64_t flags = __atomic_load_n(&entry->flags, __ATOMIC_RELAXED);
+			uint64_t flags = __atomic_load_n(&cpu->tlb_flags[mmu][i], __ATOMIC_RELAXED);
 			if (page == SOFT_EVERY_PAGE || (flags & ~(uint64_t)SOFT_PAGE_MASK) == page)
-				__atomic_store_n(&entry->tag_write, soft_tlb_no_tag(i), __ATOMIC_RELAXED);
+				__atomic_store_n(&cpu->tlb[mmu][i].tag_write, soft_tlb_no_tag(i), __ATOMIC_RELAXED);
 		}
 	}
 }

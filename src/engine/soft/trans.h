@@ -38,6 +38,8 @@ struct trans_stub {
 	unsigned slot;
 	bool constant; /* the check was for one page, of `address`; T0 is that page's first byte at resume */
 	uint64_t address;
+	unsigned index; /* the register that T0 is added to from resume on (with disp), or EMIT_NONE */
+	int disp;
 	const struct insn *helper;    /* of a C helper that then does all of the access, or NULL */
 	enum flag_state before, done; /* of the flags at resume and at after */
 };
@@ -76,6 +78,8 @@ struct trans_exit {
 	enum flag_state flags;
 	unsigned from; /* instruction */
 	uint8_t *back; /* EXIT_CALL*: where the host's RET shall come back to */
+	uint8_t *miss; /* another branch that comes here, or NULL */
+	bool done;
 };
 enum {
 	EXIT_T0 = 100 /* rip is in T0 */,
@@ -117,20 +121,25 @@ struct trans {
 		unsigned last; /* of the group that begins at this instruction; 0 for none */
 		uint8_t base;  /* guest register */
 		bool write;
-		int16_t min;    /* lowest offset from the base, as it is at the group's start */
-		uint16_t span;  /* bytes from there */
-		int16_t offset; /* of this instruction's own access, when `member` */
+		int16_t min;   /* lowest offset from the base, as it is at the group's start */
+		uint16_t span; /* bytes from there */
+		int16_t
+		    offset;   /* of this instruction's own access, when `member`, from the base at the group's start, */
+		int16_t disp; /* and from the base as it is at the instruction */
 		bool member;
 	} group[TRANS_MAX];
 	struct trans_loop loop;
 	bool in_group;
-	unsigned group_last;
+	unsigned group_last, group_index;
 	int group_min;
-	int disp;          /* of the op under way from `base` */
-	unsigned base;     /* T0, but in loops */
+	/* Where the access under way is made: base + index + disp. */
+	unsigned base;  /* T0, but in loops */
+	unsigned index; /* the guest's own base register, T0 being what is to be added to it; or EMIT_NONE */
+	int disp;
 	uint16_t reserved; /* registers that an op must not borrow */
 	struct cache_lessons lessons;
 	const uint8_t *page; /* the first page's bytes */
+	uint8_t *line_end;   /* of the straight line */
 	bool failed;         /* out of memory for what the block needs */
 	bool done;           /* the block's end has been emitted */
 };
@@ -195,6 +204,8 @@ void trans_segment(struct trans *t, unsigned i, unsigned seg, uint32_t how);
 void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op);
 /* Both of trans_linear and trans_access, with a shorter check where the address is a constant. */
 void trans_access_operand(struct trans *t, unsigned i, uint32_t how, trans_op *op);
+/* For an access at disp from a host register that holds a guest's. */
+void trans_access_by(struct trans *t, unsigned i, uint32_t how, unsigned reg, int disp, trans_op *op);
 /* As trans_access, but on a miss instruction i's C helper does the whole access. */
 void trans_access_or_help(struct trans *t, unsigned i, uint32_t how, trans_op *op);
 /* rip = constant, through T1 if it is wide. Leaves flags alone. */
@@ -213,8 +224,13 @@ static inline uint32_t how_operand(const struct insn *in, unsigned size, unsigne
 	return how_of(size, acc) | (in->seg == ENGINE_SS ? SOFT_HOW_STACK : 0u) | (in->lock ? SOFT_HOW_LOCK : 0u);
 }
 
-/* The check alone: afterwards T0 is the host address. Returns the stub, for its `op`, `after` and `done`; NULL if full. */
-struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how);
+/* The check alone, of T0: afterwards it is the host address; or, with an index, what is to be added to that register for the
+ * host address, T0 having been index + disp. Returns the stub, for its `op`, `after` and `done`; NULL if full. */
+struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how, unsigned index, int disp);
+
+/* In an op: mov between a register, or a constant, and what is accessed. */
+void trans_move(struct trans *t, bool store, unsigned size, unsigned reg);
+void trans_move_imm(struct trans *t, unsigned size, int32_t imm);
 
 /* Its two parts: T0 ^= tag, and a branch (its displacement is the last thing emitted) when it misses; then T0 += host. T1
  * must be left alone in between. */
@@ -272,6 +288,8 @@ void trans_heat(struct trans *t);
 void trans_raise(struct trans *t, unsigned i, unsigned vector);
 /* At the head of a block that crosses pages. */
 void trans_check_second_page(struct trans *t);
+/* What the exits wait for: `edges` alone, which are run as often as the block; the rest, which is not. */
+void trans_emit_edges(struct trans *t);
 void trans_emit_exits(struct trans *t);
 /* The flags that code at rip needs on entry; all of them when that is not known. */
 uint16_t trans_flags_needed(struct trans *t, uint64_t rip);

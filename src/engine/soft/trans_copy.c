@@ -16,8 +16,8 @@ struct plan {
 		unsigned kind, acc, guest, host;
 		bool high8;
 	} field[FIELDS];
-	unsigned used; /* host registers that may not be borrowed */
-	unsigned base; /* of the memory operand */
+	unsigned used;        /* host registers that may not be borrowed */
+	unsigned base, index; /* of the memory operand */
 	struct {
 		unsigned guest, host, acc;
 	} loaded[FIELDS]; /* guest registers in memory */
@@ -92,6 +92,8 @@ static void plan_fields(struct trans *t, const struct insn *in, struct plan *p)
 	p->used = row->implicit_read | row->implicit_written | 1u << HOST_RSP | t->reserved;
 	if (in->mem || t->in_group)
 		p->used |= 1u << T0;
+	if (in->mem && t->index != EMIT_NONE)
+		p->used |= 1u << t->index;
 	for (unsigned k = 0; k < FIELDS; k++) {
 		if (p->field[k].kind != REG_GPR) {
 			p->field[k].host = p->field[k].guest;
@@ -121,7 +123,8 @@ static void plan_no_rex(struct trans *t, const struct insn *in, struct plan *p)
 {
 	if (in->mem) {
 		p->base = borrow(t, p, true);
-		emit_mov(&t->e, 8, p->base, t->base);
+		emit_lea(&t->e, 8, p->base, t->base, p->index, 1, 0);
+		p->index = EMIT_NONE;
 	}
 	for (unsigned k = 0; k < FIELDS; k++) {
 		if (p->field[k].kind != REG_GPR || p->field[k].high8 || p->field[k].host < 8)
@@ -193,12 +196,14 @@ static void emit_legacy(struct trans *t, const struct insn *in, const struct pla
 		rex = (reg >> 3 & 1) << 2 | (in->mem ? p->base >> 3 & 1 : rm >> 3 & 1);
 	else if (row->reg_in_opcode)
 		rex = reg >> 3 & 1;
+	if (modrm && in->mem && p->index != EMIT_NONE)
+		rex |= (p->index >> 3 & 1) << 1;
 	rex |= (unsigned)in->w << 3;
 	if (rex || in->rex)
 		emit8(e, 0x40 | rex);
 	emit_opcode(t, in, row->reg_in_opcode ? (opcode & 0xf8) | (reg & 7) : opcode);
 	if (modrm && in->mem)
-		emit_modrm_disp(e, reg, p->base, t->disp);
+		emit_modrm_disp(e, reg, p->base, p->index, t->disp);
 	else if (modrm)
 		emit_modrm(e, 3, reg, rm);
 }
@@ -215,11 +220,12 @@ static void emit_vex(struct trans *t, const struct insn *in, const struct plan *
 		vvvv = p->field[FIELD_VVVV].host;
 	unsigned b = in->mem ? p->base : rm;
 	emit8(e, 0xc4);
-	emit8(e, (~reg & 8) << 4 | 0x40 | (~b & 8) << 2 | in->map);
+	unsigned x = in->mem && p->index != EMIT_NONE ? p->index : 0;
+	emit8(e, (~reg & 8) << 4 | (~x & 8) << 3 | (~b & 8) << 2 | in->map);
 	emit8(e, (unsigned)in->w << 7 | (~vvvv & 15) << 3 | (unsigned)(in->vl & 1) << 2 | in->vpp);
 	emit8(e, in->opcode);
 	if (in->has_modrm && in->mem)
-		emit_modrm_disp(e, reg, b, t->disp);
+		emit_modrm_disp(e, reg, b, p->index, t->disp);
 	else if (in->has_modrm)
 		emit_modrm(e, 3, reg, b);
 }
@@ -231,7 +237,7 @@ void op_copy(struct trans *t, unsigned i)
 	if ((in->flags_read | (in->flags_written ? passing : 0)) & FLAG_ARITH)
 		trans_need_flags(t);
 
-	struct plan p = { .base = t->base };
+	struct plan p = { .base = t->base, .index = t->index };
 	plan_fields(t, in, &p);
 	if (p.no_rex)
 		plan_no_rex(t, in, &p);

@@ -115,9 +115,7 @@ void trans_edge(struct trans *t, unsigned k, uint64_t rip, unsigned from)
 	}
 	uint8_t *miss = edge_checks(t, link, rip, from);
 	link->patch = emit_jmp(&t->e, true);
-	if (miss)
-		emit_patch(miss, t->e.p);
-	emit_link_stub(t, link);
+	add_exit(t, link->patch, k, rip, from)->miss = miss;
 }
 
 /* ---- The return stack ---- */
@@ -183,17 +181,30 @@ static uint64_t branch_target(const struct trans *t, unsigned i)
 	return t->is64 ? rip : (uint32_t)rip;
 }
 
+/* A Jcc that is link k itself: forward, in the page, with the flags in the host's. */
+static void plain_jcc(struct trans *t, unsigned i, unsigned cond, unsigned k, uint64_t rip)
+{
+	struct trans_exit *x = add_exit(t, emit_jcc(&t->e, cond, true), k, rip, i);
+	t->b->link[k] = (struct soft_link){ .rip = rip, .from = t->b, .patch = x->branch };
+	(void)trans_flags_needed(t, rip);
+}
+
 void trans_jcc(struct trans *t, unsigned i)
 {
 	uint64_t target = branch_target(t, i);
 	trans_need_flags(t);
-	bool plain = linked(t) && target > trans_rip(t, i) && same_page(t, target);
-	add_exit(t, emit_jcc(&t->e, t->insn[i].cond, plain), 0, target, i);
-	if (plain) {
-		struct soft_link *link = &t->b->link[0];
-		*link = (struct soft_link){ .rip = target, .from = t->b, .patch = t->exit[t->exits - 1].branch };
-		(void)trans_flags_needed(t, target);
+	if (linked(t) && target <= trans_rip(t, i) && same_page(t, trans_rip(t, i + 1))) {
+		/* The end of a loop, which goes on. */
+		plain_jcc(t, i, t->insn[i].cond ^ 1u, 1, trans_rip(t, i + 1));
+		trans_edge(t, 0, target, i);
+		t->done = true;
+		return;
 	}
+	bool plain = linked(t) && target > trans_rip(t, i) && same_page(t, target);
+	if (plain)
+		plain_jcc(t, i, t->insn[i].cond, 0, target);
+	else
+		add_exit(t, emit_jcc(&t->e, t->insn[i].cond, false), 0, target, i);
 	trans_edge(t, 1, trans_rip(t, i + 1), i);
 	t->done = true;
 }
@@ -337,13 +348,10 @@ static void emit_store_const(struct trans *t, uint64_t v)
 	struct emit *e = &t->e;
 	if (t->width == 8 && (int64_t)v != (int32_t)v) {
 		emit_mov_imm(e, T1, v);
-		emit_mem(e, true, 8, T1, T0, t->disp);
+		trans_move(t, true, 8, T1);
 		return;
 	}
-	emit8(e, t->width == 8 ? 0x49 : 0x41); /* mov [r10], imm32 */
-	emit8(e, 0xc7);
-	emit_modrm_disp(e, 0, T0, t->disp);
-	emit32(e, (uint32_t)v);
+	trans_move_imm(t, t->width, (int32_t)v);
 }
 
 static void op_push_return(struct trans *t, unsigned i)
@@ -359,8 +367,7 @@ static void push_return(struct trans *t, unsigned i)
 		return;
 	}
 	trans_clobber(t, t->live[i]);
-	emit_lea(&t->e, t->width, T0, HOST_GUEST_RSP, EMIT_NONE, 1, -(int)t->width);
-	trans_access(t, i, how_of(t->width, ACC_W) | SOFT_HOW_STACK, op_push_return);
+	trans_access_by(t, i, how_of(t->width, ACC_W) | SOFT_HOW_STACK, HOST_GUEST_RSP, -(int)t->width, op_push_return);
 }
 
 void trans_call(struct trans *t, unsigned i)
@@ -372,7 +379,7 @@ void trans_call(struct trans *t, unsigned i)
 static void op_ret(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
-	emit_mem(&t->e, false, t->width, T0, T0, t->disp);
+	trans_move(t, false, t->width, T0);
 	emit_lea(&t->e, t->width, HOST_GUEST_RSP, HOST_GUEST_RSP, EMIT_NONE, 1,
 		 (int)t->width + (in->imm_size ? (uint16_t)in->imm : 0));
 }
@@ -383,8 +390,7 @@ void trans_ret(struct trans *t, unsigned i)
 		op_ret(t, i);
 	} else {
 		trans_clobber(t, t->live[i]);
-		emit_mov(&t->e, t->width, T0, HOST_GUEST_RSP);
-		trans_access(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, op_ret);
+		trans_access_by(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, HOST_GUEST_RSP, 0, op_ret);
 	}
 	indirect_ret(t, i);
 }
@@ -392,7 +398,7 @@ void trans_ret(struct trans *t, unsigned i)
 static void op_load_target(struct trans *t, unsigned i)
 {
 	(void)i;
-	emit_mem(&t->e, false, t->width, T0, T0, t->disp);
+	trans_move(t, false, t->width, T0);
 }
 
 /* T0 = the target of JMP or CALL r/m. */
@@ -505,47 +511,86 @@ void trans_check_second_page(struct trans *t)
 	add_exit(t, emit_jcc(&t->e, CC_NZ, false), EXIT_RECHECK, t->b->rip, 0);
 }
 
-void trans_emit_exits(struct trans *t)
+/* Does the exit's branch go to the link's target itself, once it is linked? */
+static bool is_link(const struct trans *t, const struct trans_exit *x)
 {
-	struct emit *e = &t->e;
+	return x->link < SOFT_BLOCK_LINKS && t->b->link[x->link].patch == x->branch;
+}
+
+void trans_emit_edges(struct trans *t)
+{
 	for (unsigned k = 0; k < t->exits; k++) {
 		const struct trans_exit x = t->exit[k];
+		if (x.link >= SOFT_BLOCK_LINKS || is_link(t, &x))
+			continue;
+		t->exit[k].done = true;
 		t->flags = x.flags;
-		if (x.link < SOFT_BLOCK_LINKS && t->b->link[x.link].patch == x.branch) {
+		emit_patch(x.branch, t->e.p);
+		trans_edge(t, x.link, x.rip, x.from);
+	}
+}
+
+static void emit_call_exit(struct trans *t, const struct trans_exit *x)
+{
+	struct emit *e = &t->e;
+	/* The branch comes with nothing but the guest's address pushed. */
+	if (x->branch) {
+		push_const(e, trans_rip(t, x->from + 1));
+		uint8_t *to_stub = emit_call(e, false);
+		emit_jmp_to(e, x->back);
+		emit_patch(to_stub, e->p);
+	}
+	emit_link_stub(t, &t->b->link[0]);
+}
+
+static void emit_exit(struct trans *t, const struct trans_exit *x)
+{
+	struct emit *e = &t->e;
+	switch (x->link) {
+	case EXIT_T0:
+		leave_indirect(t, x->from);
+		break;
+	case EXIT_CALL:
+		emit_call_exit(t, x);
+		break;
+	case EXIT_CALL_T0:
+		note_branch(t, x->from);
+		push_const(e, trans_rip(t, x->from + 1));
+		emit_call_gs(e, CPU_OFF(exit_regs));
+		emit_jmp_to(e, x->back);
+		break;
+	case EXIT_RET:
+		other_return(t, x->from);
+		break;
+	case EXIT_HOT:
+		emit_gs_store_imm(e, 4, CPU_OFF(heat) + 4 * x->from, SOFT_HOT);
+		trans_set_rip(t, x->rip);
+		emit_call_gs(e, CPU_OFF(thunk) + 8 * SOFT_THUNK_HOT);
+		break;
+	case EXIT_RECHECK:
+		emit_gs_store_imm(e, 4, CPU_OFF(recheck), 1);
+		trans_dispatch(t, x->rip);
+		break;
+	default:
+		trans_dispatch(t, x->rip);
+	}
+}
+
+void trans_emit_exits(struct trans *t)
+{
+	for (unsigned k = 0; k < t->exits; k++) {
+		const struct trans_exit x = t->exit[k];
+		if (x.done)
+			continue;
+		t->flags = x.flags;
+		if (is_link(t, &x)) {
+			if (x.miss)
+				emit_patch(x.miss, t->e.p);
 			emit_link_stub(t, &t->b->link[x.link]);
 			continue;
 		}
 		if (x.branch)
-			emit_patch(x.branch, e->p);
-		if (x.link == EXIT_T0) {
-			leave_indirect(t, x.from);
-		} else if (x.link == EXIT_CALL) {
-			/* The branch comes with nothing but the guest's address pushed. */
-			if (x.branch) {
-				push_const(e, trans_rip(t, x.from + 1));
-				uint8_t *to_stub = emit_call(e, false);
-				emit_jmp_to(e, x.back);
-				emit_patch(to_stub, e->p);
-			}
-			emit_link_stub(t, &t->b->link[0]);
-		} else if (x.link == EXIT_CALL_T0) {
-			note_branch(t, x.from);
-			push_const(e, trans_rip(t, x.from + 1));
-			emit_call_gs(e, CPU_OFF(exit_regs));
-			emit_jmp_to(e, x.back);
-		} else if (x.link == EXIT_RET) {
-			other_return(t, x.from);
-		} else if (x.link == EXIT_HOT) {
-			emit_gs_store_imm(e, 4, CPU_OFF(heat) + 4 * x.from, SOFT_HOT);
-			trans_set_rip(t, x.rip);
-			emit_call_gs(e, CPU_OFF(thunk) + 8 * SOFT_THUNK_HOT);
-		} else if (x.link == EXIT_RECHECK) {
-			emit_gs_store_imm(e, 4, CPU_OFF(recheck), 1);
-			trans_dispatch(t, x.rip);
-		} else if (x.link == EXIT_RIP) {
-			trans_dispatch(t, x.rip);
-		} else {
-			trans_edge(t, x.link, x.rip, x.from);
-		}
+			emit_patch(x.branch, t->e.p);
+		emit_exit(t, &x);
 	}
 }

@@ -4,8 +4,8 @@
  *
  * Compilers address the stack and structs by one register and constant offsets: PUSH after PUSH, [rsp + 8], [rbx + 16].
  * A run of instructions whose accesses all lie at known offsets from one register's value is a *group*: its first access
- * checks the whole span, and the others are plain accesses by T0. Between them the flags stay where they are, and T0 must
- * not be used for anything else.
+ * checks the whole span, and the others are plain accesses by T0 (and, where it can be, that very register, so that they
+ * need not wait for the check). Between them the flags stay where they are, and T0 must not be used for anything else.
  *
  * The check passes only if all of the span can be read (and written, if any of the group does) in place, so nothing in
  * the group can fault on memory. When it does not - another page begins in the span, a device, code, a page that is not
@@ -182,6 +182,7 @@ static unsigned find_group(struct trans *t, unsigned first, unsigned base)
 			last = i;
 			t->group[i].member = true;
 			t->group[i].offset = (int16_t)lo;
+			t->group[i].disp = (int16_t)r.offset;
 		}
 		at += r.moves;
 		if (r.last)
@@ -220,7 +221,8 @@ static void open_group(struct trans *t, unsigned i)
 	if (host == IN_MEMORY)
 		emit_gs(&t->e, EMIT_MOV_LOAD, 8, host = T0, gpr_off(base));
 	emit_lea(&t->e, t->width, T0, host, EMIT_NONE, 1, t->group[i].min);
-	struct trans_stub *s = trans_check(t, i, how);
+	t->group_index = t->is64 && host != T0 ? host : EMIT_NONE;
+	struct trans_stub *s = trans_check(t, i, how, t->group_index, t->group[i].min);
 	if (s)
 		s->group = true;
 	t->in_group = true;
@@ -242,6 +244,7 @@ bool trans_grouped(struct trans *t, unsigned i)
 		return trans_loop_access(t, i);
 	if (!t->in_group || i > t->group_last)
 		return false;
-	t->disp = t->group[i].offset - t->group_min;
+	t->index = t->group_index;
+	t->disp = t->index == EMIT_NONE ? t->group[i].offset - t->group_min : t->group[i].disp;
 	return true;
 }

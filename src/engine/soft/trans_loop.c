@@ -261,6 +261,7 @@ bool trans_loop_access(struct trans *t, unsigned i)
 	const struct trans_stream *s = &l->stream[l->member[i]];
 	int least = s->stride < 0 ? s->stride * (int)(l->copies - 1) : 0;
 	t->base = s->host;
+	t->index = EMIT_NONE;
 	t->disp = l->offset[i] - s->lo - least + (int)l->copy * s->stride;
 	return true;
 }

@@ -7,7 +7,8 @@
  * instructions the flags are in one of three places, struct trans.flags.
  *
  * A memory access is: address to T0; look-up; on a miss (out of line) soft_mem_slow, which returns a host address; then
- * the op, with T0 as its only base register. A store that can't be made in place - to a device, across pages, into
+ * the op. Where the guest addresses by one register the op does so too, with T0 added, which does not depend on it: so the
+ * access need not wait for the check. Elsewhere T0 is the host address. A store that can't be made in place - to a device, across pages, into
  * translated code - is made on a buffer by a second copy of the op out of line, and then finished by soft_mem_commit.
  */
 #include <assert.h>
@@ -158,7 +159,9 @@ static struct trans_stub *new_stub(struct trans *t, unsigned i, uint32_t how)
 		return NULL;
 	}
 	struct trans_stub *s = &t->stub[t->stubs++];
-	*s = (struct trans_stub){ .insn = i, .how = how | t->mmu << SOFT_HOW_MMU_SHIFT, .before = t->flags };
+	*s = (struct trans_stub){
+		.insn = i, .how = how | t->mmu << SOFT_HOW_MMU_SHIFT, .before = t->flags, .index = EMIT_NONE
+	};
 	return s;
 }
 
@@ -185,10 +188,14 @@ static void slot_check(struct trans *t, struct trans_stub *s, unsigned n)
 	s->slotted = true;
 	s->slot = (t->mmu * 2 + write) * SOFT_SLOTS + n;
 	uint32_t at = CPU_OFF(slot) + s->slot * (uint32_t)sizeof(struct soft_slot);
-	emit_gs(&t->e, EMIT_XOR, 8, T0, at + (uint32_t)offsetof(struct soft_slot, tag));
-	emit_alu_imm(&t->e, 8, 7, T0, 4096 - (int32_t)(s->how & SOFT_HOW_SIZE));
+	bool sum = s->index == EMIT_NONE;
+	unsigned mixed = sum ? T1 : T0;
+	if (sum)
+		emit_mov(&t->e, 8, T1, T0);
+	emit_gs(&t->e, EMIT_XOR, 8, mixed, at + (uint32_t)offsetof(struct soft_slot, tag));
+	emit_alu_imm(&t->e, 8, 7, mixed, 4096 - (int32_t)(s->how & SOFT_HOW_SIZE));
 	s->branch = emit_jcc(&t->e, CC_A, false);
-	emit_gs(&t->e, EMIT_ADD, 8, T0, at + (uint32_t)offsetof(struct soft_slot, host));
+	emit_gs(&t->e, sum ? EMIT_ADD : EMIT_MOV_LOAD, 8, T0, at + (uint32_t)offsetof(struct soft_slot, addend));
 	s->resume = t->e.p;
 	trans_map(t, s->insn, s->how & SOFT_HOW_STACK ? SOFT_MAP_STACK : 0); /* an empty slot may match */
 }
@@ -210,12 +217,14 @@ void trans_tlb_add_host(struct trans *t)
 	emit_gs_index(&t->e, EMIT_ADD, 8, T0, T1, tlb_off(t, (uint32_t)offsetof(struct soft_tlb_entry, host)));
 }
 
-struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how)
+struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how, unsigned index, int disp)
 {
 	assert(t->flags != FLAGS_HOST && !t->in_group);
 	struct trans_stub *s = new_stub(t, i, how);
 	if (!s)
 		return NULL;
+	s->index = index;
+	s->disp = index == EMIT_NONE ? 0 : disp;
 	int slot = choose_slot(t, i, how);
 	if (slot >= 0) {
 		slot_check(t, s, (unsigned)slot);
@@ -223,26 +232,71 @@ struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how)
 	}
 	trans_tlb_check(t, how);
 	s->branch = t->e.p - 4;
-	trans_tlb_add_host(t);
+	if (index == EMIT_NONE)
+		trans_tlb_add_host(t);
+	else
+		emit_gs_index(&t->e, EMIT_MOV_LOAD, 8, T0, T1,
+			      tlb_off(t, (uint32_t)offsetof(struct soft_tlb_entry, addend)));
 	s->resume = t->e.p;
 	return s;
 }
 
-void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op)
+/* The check for T0, which is index + disp if there is an index; then op. */
+static void check_and_do(struct trans *t, unsigned i, uint32_t how, unsigned index, int disp, trans_op *op)
 {
-	t->disp = 0;
-	if (t->loop.fast) {
-		trans_loop_check(t, i, how);
-		op(t, i);
-		return;
-	}
-	struct trans_stub *s = trans_check(t, i, how);
+	t->index = index;
+	t->disp = disp;
+	struct trans_stub *s = trans_check(t, i, how, index, disp);
 	if (!s)
 		return;
 	op(t, i);
 	s->op = op;
 	s->after = t->e.p;
 	s->done = t->flags;
+}
+
+void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op)
+{
+	if (t->loop.fast) {
+		t->index = EMIT_NONE;
+		t->disp = 0;
+		trans_loop_check(t, i, how);
+		op(t, i);
+		return;
+	}
+	check_and_do(t, i, how, EMIT_NONE, 0, op);
+}
+
+void trans_access_by(struct trans *t, unsigned i, uint32_t how, unsigned reg, int disp, trans_op *op)
+{
+	if (disp)
+		emit_lea(&t->e, t->width, T0, reg, EMIT_NONE, 1, disp);
+	else
+		emit_mov(&t->e, t->width, T0, reg);
+	check_and_do(t, i, how, t->is64 ? reg : EMIT_NONE, t->is64 ? disp : 0, op);
+}
+
+void trans_move(struct trans *t, bool store, unsigned size, unsigned reg)
+{
+	emit_mem(&t->e, store, size, reg, T0, t->index, t->disp);
+}
+
+void trans_move_imm(struct trans *t, unsigned size, int32_t imm)
+{
+	unsigned x = t->index == EMIT_NONE ? 0 : t->index;
+	emit_rex(&t->e, size == 8, 0, x, T0);
+	emit8(&t->e, 0xc7);
+	emit_modrm_disp(&t->e, 0, T0, t->index, t->disp);
+	emit32(&t->e, (uint32_t)imm);
+}
+
+/* The host's register of an operand that is addressed by one register and no segment, in 64-bit code; or EMIT_NONE. */
+static unsigned operand_register(const struct trans *t, const struct insn *in)
+{
+	if (!t->is64 || in->addrsize != 8 || in->base == INSN_NO_REG || in->base == INSN_RIP ||
+	    in->index != INSN_NO_REG || in->seg == ENGINE_FS || in->seg == ENGINE_GS || host_of(in->base) == IN_MEMORY)
+		return EMIT_NONE;
+	return host_of(in->base);
 }
 
 /* The address of instruction i's operand, if it is the same each time and its page holds all of it. */
@@ -264,6 +318,11 @@ void trans_access_operand(struct trans *t, unsigned i, uint32_t how, trans_op *o
 {
 	struct emit *e = &t->e;
 	uint64_t address;
+	unsigned reg = t->loop.fast ? EMIT_NONE : operand_register(t, &t->insn[i]);
+	if (reg != EMIT_NONE) {
+		trans_access_by(t, i, how, reg, (int)t->insn[i].disp, op);
+		return;
+	}
 	if (t->loop.fast || !constant_address(t, i, how & SOFT_HOW_SIZE, &address)) {
 		trans_linear(t, i, how);
 		trans_access(t, i, how, op);
@@ -285,6 +344,7 @@ void trans_access_operand(struct trans *t, unsigned i, uint32_t how, trans_op *o
 	s->address = address;
 	emit_gs(e, EMIT_MOV_LOAD, 8, T0, tlb_off(t, (uint32_t)offsetof(struct soft_tlb_entry, host)) + entry);
 	s->resume = e->p;
+	t->index = EMIT_NONE;
 	t->disp = (int)(address & 4095);
 	op(t, i);
 	s->op = op;
@@ -324,6 +384,8 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 	}
 	if (!s->slotted)
 		emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[7]));
+	else if (s->index == EMIT_NONE)
+		emit_mov(e, 8, T0, T1);
 	trans_set_rip(t, trans_rip(t, s->insn));
 	emit_how(t, s, s->how);
 	if (s->how_without_avx) {
@@ -336,9 +398,11 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 	if (s->group)
 		thunk = s->slotted ? SOFT_THUNK_SLOT_GROUP : SOFT_THUNK_GROUP;
 	emit_call_gs(e, CPU_OFF(thunk) + 8 * thunk);
-	unsigned in_page = s->constant ? (unsigned)(s->address & 4095) : 0;
-	if (in_page)
-		emit_lea(e, 8, T0, T0, EMIT_NONE, 1, -(int)in_page);
+	int disp = s->constant ? (int)(s->address & 4095) : s->disp;
+	if (s->index != EMIT_NONE)
+		emit_rr(e, EMIT_SUB, 8, T0, s->index);
+	if (disp)
+		emit_lea(e, 8, T0, T0, EMIT_NONE, 1, -disp);
 	if (!(s->how & SOFT_HOW_WRITE) || s->group) {
 		emit_jmp_to(e, s->resume);
 		return;
@@ -346,7 +410,8 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 	emit_gs_cmp8(e, CPU_OFF(bounce.kind), SOFT_BOUNCE_NONE);
 	emit_patch(emit_jcc(e, CC_Z, false), s->resume);
 	t->flags = s->before;
-	t->disp = (int)in_page;
+	t->index = s->index;
+	t->disp = disp;
 	s->op(t, s->insn);
 	trans_set_rip(t, trans_rip(t, s->insn + 1));
 	emit_call_gs(e, CPU_OFF(thunk) + 8 * (t->flags == FLAGS_HOST ? SOFT_THUNK_COMMIT : SOFT_THUNK_COMMIT_MEM));

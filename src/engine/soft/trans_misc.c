@@ -22,15 +22,12 @@ static void op_push(struct trans *t, unsigned i)
 		unsigned host = host_of(guest);
 		if (host == IN_MEMORY)
 			emit_gs(e, EMIT_MOV_LOAD, 8, host = T1, gpr_off(guest));
-		emit_mem(e, true, t->width, host, T0, t->disp);
+		trans_move(t, true, t->width, host);
 	} else if (in->mem) {
 		emit_gs(e, EMIT_MOV_LOAD, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
-		emit_mem(e, true, t->width, T1, T0, t->disp);
+		trans_move(t, true, t->width, T1);
 	} else {
-		emit8(e, t->width == 8 ? 0x49 : 0x41);
-		emit8(e, 0xc7);
-		emit_modrm_disp(e, 0, T0, t->disp);
-		emit32(e, (uint32_t)in->imm);
+		trans_move_imm(t, t->width, (int32_t)in->imm);
 	}
 	stack_add(t, -(int)t->width);
 }
@@ -38,7 +35,7 @@ static void op_push(struct trans *t, unsigned i)
 static void op_load_value(struct trans *t, unsigned i)
 {
 	(void)i;
-	emit_mem(&t->e, false, t->width, T1, T0, t->disp);
+	trans_move(t, false, t->width, T1);
 	emit_gs(&t->e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
 }
 
@@ -55,15 +52,14 @@ void trans_push(struct trans *t, unsigned i)
 		trans_linear(t, i, how);
 		trans_access(t, i, how, op_load_value);
 	}
-	emit_lea(&t->e, t->width, T0, HOST_GUEST_RSP, EMIT_NONE, 1, -(int)t->width);
-	trans_access(t, i, how_of(t->width, ACC_W) | SOFT_HOW_STACK, op_push);
+	trans_access_by(t, i, how_of(t->width, ACC_W) | SOFT_HOW_STACK, HOST_GUEST_RSP, -(int)t->width, op_push);
 }
 
 static void op_push_value(struct trans *t, unsigned i)
 {
 	(void)i;
 	emit_gs(&t->e, EMIT_MOV_LOAD, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
-	emit_mem(&t->e, true, t->width, T1, T0, t->disp);
+	trans_move(t, true, t->width, T1);
 	stack_add(t, -(int)t->width);
 }
 
@@ -82,8 +78,7 @@ void trans_pushf(struct trans *t, unsigned i)
 	emit_gs(e, EMIT_OR, 4, T1, CPU_OFF(sysflags));
 	emit_alu_imm(e, 4, 4, T1, ~RF_RF);
 	emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
-	emit_lea(e, t->width, T0, HOST_GUEST_RSP, EMIT_NONE, 1, -(int)t->width);
-	trans_access(t, i, how_of(t->width, ACC_W) | SOFT_HOW_STACK, op_push_value);
+	trans_access_by(t, i, how_of(t->width, ACC_W) | SOFT_HOW_STACK, HOST_GUEST_RSP, -(int)t->width, op_push_value);
 }
 
 /* ---- POP ---- */
@@ -93,10 +88,10 @@ static void op_pop_reg(struct trans *t, unsigned i)
 	unsigned guest = t->insn[i].row->reg_in_opcode ? t->insn[i].reg : t->insn[i].rm;
 	unsigned host = host_of(guest);
 	if (guest == 4) {
-		emit_mem(&t->e, false, t->width, HOST_GUEST_RSP, T0, t->disp);
+		trans_move(t, false, t->width, HOST_GUEST_RSP);
 		return;
 	}
-	emit_mem(&t->e, false, t->width, host == IN_MEMORY ? T1 : host, T0, t->disp);
+	trans_move(t, false, t->width, host == IN_MEMORY ? T1 : host);
 	if (host == IN_MEMORY)
 		emit_gs(&t->e, EMIT_MOV_STORE, 8, T1, gpr_off(guest));
 	stack_add(t, (int)t->width);
@@ -106,7 +101,7 @@ static void op_pop_mem(struct trans *t, unsigned i)
 {
 	(void)i;
 	emit_gs(&t->e, EMIT_MOV_LOAD, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
-	emit_mem(&t->e, true, t->width, T1, T0, t->disp);
+	trans_move(t, true, t->width, T1);
 	stack_add(t, (int)t->width);
 }
 
@@ -118,12 +113,10 @@ void trans_pop(struct trans *t, unsigned i)
 		return;
 	}
 	trans_clobber(t, t->live[i]);
-	emit_mov(&t->e, t->width, T0, HOST_GUEST_RSP);
-	if (!in->mem) {
-		trans_access(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, op_pop_reg);
+	trans_access_by(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, HOST_GUEST_RSP, 0,
+			in->mem ? op_load_value : op_pop_reg);
+	if (!in->mem)
 		return;
-	}
-	trans_access(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, op_load_value);
 	/* The address is computed with the stack pointer as it is after the pop. */
 	uint32_t how = how_operand(in, t->width, ACC_W);
 	if (in->base == 4)
@@ -137,7 +130,7 @@ void trans_pop(struct trans *t, unsigned i)
 static void op_leave(struct trans *t, unsigned i)
 {
 	(void)i;
-	emit_mem(&t->e, false, t->width, T1, T0, t->disp);
+	trans_move(t, false, t->width, T1);
 	emit_lea(&t->e, t->width, HOST_GUEST_RSP, HOST_RBP, EMIT_NONE, 1, (int)t->width);
 	emit_mov(&t->e, t->width, HOST_RBP, T1);
 }
@@ -149,8 +142,7 @@ void trans_leave(struct trans *t, unsigned i)
 		return;
 	}
 	trans_clobber(t, t->live[i]);
-	emit_mov(&t->e, t->width, T0, HOST_RBP);
-	trans_access(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, op_leave);
+	trans_access_by(t, i, how_of(t->width, ACC_R) | SOFT_HOW_STACK, HOST_RBP, 0, op_leave);
 }
 
 /* ---- Addresses ---- */
@@ -193,7 +185,7 @@ void trans_lea(struct trans *t, unsigned i)
 static void op_moffs(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
-	emit_mem(&t->e, in->mem_acc == ACC_W, in->opsize, HOST_RAX, T0, t->disp);
+	trans_move(t, in->mem_acc == ACC_W, in->opsize, HOST_RAX);
 }
 
 void trans_moffs(struct trans *t, unsigned i)
@@ -209,7 +201,7 @@ void trans_moffs(struct trans *t, unsigned i)
 static void op_xlat(struct trans *t, unsigned i)
 {
 	(void)i;
-	emit_mem(&t->e, false, 1, HOST_RAX, T0, t->disp);
+	trans_move(t, false, 1, HOST_RAX);
 }
 
 void trans_xlat(struct trans *t, unsigned i)
@@ -287,7 +279,7 @@ static void load_selector(struct trans *t, unsigned i)
 static void op_store_selector(struct trans *t, unsigned i)
 {
 	load_selector(t, i);
-	emit_mem(&t->e, true, 2, T1, T0, t->disp);
+	trans_move(t, true, 2, T1);
 }
 
 void trans_mov_from_seg(struct trans *t, unsigned i)

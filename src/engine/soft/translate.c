@@ -9,7 +9,7 @@
  * The scheme. A block is decoded to its end (a branch, an instruction that may change mode or address space, the page's
  * end, TRANS_MAX). Going backwards over it gives the arithmetic flags that are needed at each point; going forwards
  * emits each instruction: copied (trans_copy.c), translated (trans_flow.c, trans_misc.c) or as the call of a C helper.
- * Cold code - TLB misses, stores that need finishing, exits - follows the block's straight line.
+ * Cold code - TLB misses, stores that need finishing, exits - lies elsewhere than the block's straight line.
  *
  * Rules that everything here keeps:
  *  1. At the start of each instruction the guest's state is whole: registers in their homes (cpu.h), flags in the host's
@@ -405,6 +405,7 @@ static bool emit_block(struct trans *t, const struct soft_room *room)
 	t->stubs = t->exits = t->maps = 0;
 	t->failed = t->done = t->in_group = t->loop.fast = false;
 	t->base = T0;
+	t->index = EMIT_NONE;
 	t->reserved = 0;
 	memset(t->b->link, 0, sizeof(t->b->link));
 	bool loop = trans_is_loop(t);
@@ -415,6 +416,11 @@ static bool emit_block(struct trans *t, const struct soft_room *room)
 	else
 		emit_body(t);
 	t->in_group = false;
+	trans_emit_edges(t);
+	while ((uintptr_t)t->e.p & 15)
+		emit8(&t->e, 0xcc);
+	t->line_end = t->e.p;
+	t->e.p = room->cold;
 	trans_emit_stubs(t);
 	trans_emit_exits(t);
 	return !t->failed;
@@ -465,9 +471,10 @@ struct soft_block *translate_block(struct soft_cpu *cpu, uint64_t gpa, uint64_t 
 	if (!b->map)
 		return NULL;
 	memcpy(b->map, t->map, t->maps * sizeof(*t->map));
-	while ((uintptr_t)t->e.p & 15)
-		emit8(&t->e, 0xcc);
-	b->end = (uint8_t *)(uintptr_t)emit_exec(&t->e);
-	cache_insert(cache, b, t->e.p);
+	b->part[0].start = b->start;
+	b->part[0].end = t->line_end + t->e.to_exec;
+	b->part[1].start = room.cold + t->e.to_exec;
+	b->part[1].end = t->e.p + t->e.to_exec;
+	cache_insert(cache, b, t->line_end, t->e.p);
 	return b;
 }
