@@ -329,6 +329,8 @@ static void block_kill(struct soft_cache *cache, struct soft_block *block)
 		unlink_one(block->in);
 	for (unsigned i = 0; i < SOFT_BLOCK_LINKS; i++)
 		unlink_one(&block->link[i]);
+	for (struct soft_link *twin = block->twins; twin; twin = twin->twin)
+		unlink_one(twin);
 	for (unsigned i = 0; i < cache->vm->cpus; i++) {
 		struct soft_jc_entry *e = &cache->vm->cpu[i]->jc[soft_jc_index(block->rip)];
 		if (__atomic_load_n(&e->code, __ATOMIC_RELAXED) == (uint32_t)(uintptr_t)block->code_mem)
@@ -355,7 +357,6 @@ static void learn(struct soft_cache *cache, struct soft_block *block, struct cac
 	struct cache_lessons lessons = cache_lessons(cache, block);
 	lessons.hot |= more.hot;
 	lessons.demoted |= more.demoted;
-	lessons.apart |= more.apart;
 	*lesson_of(cache, block) = (struct lesson){ block->gpa, block->rip, block->mode, lessons };
 	block_kill(cache, block);
 }
@@ -372,11 +373,6 @@ static void learn_at(struct soft_cache *cache, const uint8_t *pc, struct cache_l
 void cache_demote(struct soft_cache *cache, const uint8_t *pc, unsigned insn)
 {
 	learn_at(cache, pc, (struct cache_lessons){ .demoted = UINT64_C(1) << insn });
-}
-
-void cache_take_apart(struct soft_cache *cache, const uint8_t *pc, unsigned insn)
-{
-	learn_at(cache, pc, (struct cache_lessons){ .apart = UINT64_C(1) << insn });
 }
 
 void cache_promote(struct soft_cache *cache, const uint8_t *pc)

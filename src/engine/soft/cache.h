@@ -33,6 +33,7 @@ struct soft_link {
 	struct soft_block *from;
 	struct soft_block *to;          /* NULL while unlinked */
 	struct soft_link *next, **prev; /* the list of links into `to` */
+	struct soft_link *twin;         /* the next of its block's `twins` */
 	bool flags_mem;                 /* arrives with the flags in memory */
 };
 
@@ -73,6 +74,7 @@ struct soft_block {
 	unsigned maps;
 	uint16_t borrowed; /* guest registers that a loop's fast code uses for itself */
 	struct soft_link link[SOFT_BLOCK_LINKS];
+	struct soft_link *twins;         /* its groups' ways to blocks without groups (SOFT_MODE_SINGLE) */
 	struct soft_link *in;            /* links into this block */
 	struct soft_block *page_next[2]; /* the lists of its pages */
 };
@@ -120,15 +122,13 @@ void cache_link(struct soft_cache *cache, struct soft_link *link, struct soft_bl
 /* What the next translation of a block should know. */
 struct cache_lessons {
 	bool hot;         /* it is run often: worth slots */
-	uint64_t apart;   /* instructions, a bit each, at which no group should begin */
 	uint64_t demoted; /* instructions, a bit each, whose operands are better off with the TLB's check */
 };
 /* With the lock: what was learned of a block with this one's key. */
 struct cache_lessons cache_lessons(struct soft_cache *cache, const struct soft_block *block);
 /* Drops the block whose code holds pc, to be translated anew: with the TLB's check for instruction insn, counted from
- * 0; without a group that begins there; or as hot, with those that it is linked to and that can't tell by themselves. */
+ * 0; or as hot, with those that it is linked to and that can't tell by themselves. */
 void cache_demote(struct soft_cache *cache, const uint8_t *pc, unsigned insn);
-void cache_take_apart(struct soft_cache *cache, const uint8_t *pc, unsigned insn);
 void cache_promote(struct soft_cache *cache, const uint8_t *pc);
 
 /* Asks for everything to be dropped; the caller parks next. */

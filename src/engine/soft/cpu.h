@@ -69,7 +69,6 @@ enum { SOFT_MMU_USER, SOFT_MMU_KERNEL, SOFT_MMU_KERNEL_AC /* SMAP open, or no SM
 #define SOFT_SLOT_STACK 0u /* all sites' that address by RSP alone */
 #define SOFT_SLOT_IDS (SOFT_MMU_COUNT * 2 * SOFT_SLOTS)
 #define SOFT_HEATS 4096u
-#define SOFT_APARTS 256u
 #define SOFT_HOT 1000
 struct soft_slot {
 	uint64_t tag, addend;
@@ -196,9 +195,9 @@ enum {
 	SOFT_THUNK_HELPER_END, /* ... one that ends the block; does not return */
 	SOFT_THUNK_LINK,       /* an unlinked exit; the struct soft_link * stands after the call */
 	SOFT_THUNK_LINK_MEM,   /* ... where the flags are in memory */
-	SOFT_THUNK_GROUP, /* as MEM, for a group: soft_group_miss; to the dispatcher when it has to be taken apart */
-	SOFT_THUNK_SLOT,  /* T0 = linear ^ tag, T1 = SOFT_SITE: soft_slot_miss; T0 = host address */
-	SOFT_THUNK_HOT,   /* called at a block's start: it is to be translated anew */
+	SOFT_THUNK_GROUP, /* as MEM, for a group: soft_group_miss; to the dispatcher when each access must go by itself */
+	SOFT_THUNK_SLOT,       /* T0 = linear ^ tag, T1 = SOFT_SITE: soft_slot_miss; T0 = host address */
+	SOFT_THUNK_HOT,        /* called at a block's start: it is to be translated anew */
 	SOFT_THUNK_SLOT_GROUP, /* ... for a group */
 	SOFT_THUNK_LINEAR,     /* T0 = offset, T1 = how | segment << 24: soft_linear; T0 = linear */
 	SOFT_THUNKS,
@@ -264,7 +263,8 @@ struct soft_cpu {
 	/* tlb.c's own: which TLB entries may be in use, by SOFT_TLB_GLOBAL, so that a flush need not visit all, and
 	 * filters of the 4 MiB and 1 GiB areas that entries were made in from large and huge pages. */
 	uint64_t tlb_used[SOFT_MMU_COUNT][2][SOFT_TLB_SIZE / 64];
-	uint64_t tlb_flags[SOFT_MMU_COUNT][SOFT_TLB_SIZE]; /* gpa of the page | SOFT_TLB_GLOBAL ... in the low 12 bits */
+	uint64_t tlb_flags[SOFT_MMU_COUNT]
+			  [SOFT_TLB_SIZE]; /* gpa of the page | SOFT_TLB_GLOBAL ... in the low 12 bits */
 	uint64_t itlb_used[2][2][SOFT_ITLB_SIZE / 64];
 	uint8_t itlb_flags[2][SOFT_ITLB_SIZE];
 	uint64_t large_areas[16], huge_areas;
@@ -278,9 +278,6 @@ struct soft_cpu {
 	struct {
 		uint32_t when, quick;
 	} slot_miss[SOFT_SLOT_IDS];
-	struct {
-		uint32_t since, count;
-	} apart[SOFT_APARTS]; /* how often groups, at a hash of RIP, crossed pages */
 	uint16_t slots_list[2][SOFT_SLOT_IDS];
 	unsigned slots_listed[2];
 	uint8_t slot_listed[SOFT_SLOT_IDS]; /* in which of the two: a bit each */

@@ -101,15 +101,12 @@ uint8_t *soft_mem_miss(struct soft_cpu *cpu, uint64_t mixed, uint32_t how)
 	return profiled(cpu) ? profile_mem_miss(cpu, linear, how, soft_mem_slow) : soft_mem_slow(cpu, linear, how);
 }
 
-uint8_t *soft_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, const uint8_t *pc)
+uint8_t *soft_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint32_t how)
 {
-	uint32_t how = (uint32_t)site;
 	uint64_t linear = missed_address(cpu, mixed, how);
 	uint8_t *host =
 	    profiled(cpu) ? profile_group_miss(cpu, linear, how, soft_mem_group) : soft_mem_group(cpu, linear, how);
 	cpu->single = !host;
-	if (!host)
-		soft_group_apart(cpu, linear, site, pc);
 	return host;
 }
 
@@ -350,6 +347,16 @@ static struct soft_block *find_block(struct soft_cpu *cpu)
 	return block;
 }
 
+/* Links to the block that the exit led to, if that is of the mode that it should be. */
+static void link_to(struct soft_cpu *cpu, struct soft_link *link, struct soft_block *block, uint32_t mode)
+{
+	if (link->rip != block->rip || block->mode != mode)
+		return;
+	cache_lock(cpu->vm->cache);
+	cache_link(cpu->vm->cache, link, block);
+	cache_unlock(cpu->vm->cache);
+}
+
 static const void *next_code(struct soft_cpu *cpu)
 {
 	for (;;) {
@@ -386,13 +393,14 @@ static const void *next_code(struct soft_cpu *cpu)
 		struct soft_block *block = find_block(cpu);
 		if (!block)
 			continue;
-		if (cpu->single) {
-			cpu->single = 0;
-			cpu->exit_link = NULL;
-			return block->code_mem;
-		}
 		struct soft_link *link = cpu->exit_link;
 		cpu->exit_link = NULL;
+		if (cpu->single) {
+			cpu->single = 0;
+			if (link)
+				link_to(cpu, link, block, link->from->mode | SOFT_MODE_SINGLE);
+			return block->code_mem;
+		}
 		if (cpu->mode & SOFT_MODE_STEP) {
 			cpu->stepped = true;
 			cpu->step_trap = cpu->sysflags & RF_TF;
@@ -404,12 +412,8 @@ static const void *next_code(struct soft_cpu *cpu)
 		}
 		if (cpu->mode & SOFT_MODE_FLAT)
 			fill_jump_cache(cpu, block);
-		if (link && link->rip == block->rip) {
-			cache_lock(cpu->vm->cache);
-			if ((link->from->mode & ~(uint32_t)SOFT_MODE_SINGLE) == block->mode)
-				cache_link(cpu->vm->cache, link, block);
-			cache_unlock(cpu->vm->cache);
-		}
+		if (link)
+			link_to(cpu, link, block, link->from->mode & ~(uint32_t)SOFT_MODE_SINGLE);
 		return block->code_mem;
 	}
 }

@@ -22,7 +22,7 @@ void soft_call_helper(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea
  * since (soft_tlb_protect), so the address is not simply the xor with what is there now. */
 uint8_t *soft_mem_miss(struct soft_cpu *cpu, uint64_t mixed, uint32_t how);
 /* The same for a group; NULL with cpu->single set. */
-uint8_t *soft_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, const uint8_t *pc);
+uint8_t *soft_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint32_t how);
 uint64_t soft_linear_of(struct soft_cpu *cpu, uint64_t offset, uint32_t how);
 
 /* Generated code leaves by these: soft_exit_regs with cpu->rip set, the registers in the host's and flags in memory. */

@@ -7,10 +7,8 @@
 #include "engine/soft/tlb.h"
 
 enum {
-	QUICK = 50000,   /* TSC cycles between misses of a site that are too few */
-	TOO_MANY = 8,    /* such misses */
-	TOO_OFTEN = 20,  /* times that a group crossed pages, */
-	PERSISTENT = 800 /* so many cycles or fewer between them */
+	QUICK = 50000, /* TSC cycles between misses of a site that are too few */
+	TOO_MANY = 8   /* such misses */
 };
 
 /* A miss of a site: true if it misses too often. */
@@ -34,29 +32,23 @@ void soft_hot(struct soft_cpu *cpu, const uint8_t *pc)
 	cache_promote(cpu->vm->cache, pc);
 }
 
-/* A stack frame, say, that goes on in the next page would be taken apart each time. */
-void soft_group_apart(struct soft_cpu *cpu, uint64_t linear, uint64_t site, const uint8_t *pc)
+/* The offset in the page from the TLB's entry for an address, where it is in *entry; larger than that if it is not there. */
+static uint64_t tlb_offset(struct soft_cpu *cpu, uint64_t linear, uint32_t how, const struct soft_tlb_entry **entry)
 {
-	unsigned n = (unsigned)(cpu->rip ^ cpu->rip >> 8) % SOFT_APARTS;
-	uint32_t now = (uint32_t)__builtin_ia32_rdtsc();
-	if ((linear & SOFT_PAGE_MASK) + (site & SOFT_HOW_SIZE) <= SOFT_PAGE_SIZE)
-		return;
-	if (now - cpu->apart[n].since > PERSISTENT * TOO_OFTEN) {
-		cpu->apart[n].since = now;
-		cpu->apart[n].count = 0;
-	}
-	if (++cpu->apart[n].count >= TOO_OFTEN)
-		cache_take_apart(cpu->vm->cache, pc, site >> 48);
+	unsigned mmu = (how & SOFT_HOW_MMU) >> SOFT_HOW_MMU_SHIFT;
+	const struct soft_tlb_entry *e = &cpu->tlb[mmu][soft_tlb_index(linear)];
+
+	*entry = e;
+	return linear ^ __atomic_load_n(how & SOFT_HOW_WRITE ? &e->tag_write : &e->tag_read, __ATOMIC_RELAXED);
 }
 
 uint8_t *soft_slot_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, const uint8_t *pc)
 {
 	uint32_t how = (uint32_t)site;
-	unsigned id = site >> 32 & 0xffff, insn = site >> 48, mmu = (how & SOFT_HOW_MMU) >> SOFT_HOW_MMU_SHIFT;
+	unsigned id = site >> 32 & 0xffff, insn = site >> 48;
 	uint64_t linear = soft_slot_address(cpu, id, mixed);
-	const struct soft_tlb_entry *entry = &cpu->tlb[mmu][soft_tlb_index(linear)];
-	uint64_t offset =
-	    linear ^ __atomic_load_n(how & SOFT_HOW_WRITE ? &entry->tag_write : &entry->tag_read, __ATOMIC_RELAXED);
+	const struct soft_tlb_entry *entry;
+	uint64_t offset = tlb_offset(cpu, linear, how, &entry);
 
 	if (offset > SOFT_PAGE_SIZE - (how & SOFT_HOW_SIZE)) {
 		uint8_t *host =
@@ -77,15 +69,19 @@ uint8_t *soft_slot_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t sit
 	uint32_t how = (uint32_t)site;
 	unsigned id = site >> 32 & 0xffff, insn = site >> 48;
 	uint64_t linear = soft_slot_address(cpu, id, mixed);
-	uint8_t *host =
-	    profiled(cpu) ? profile_group_miss(cpu, linear, how, soft_mem_group) : soft_mem_group(cpu, linear, how);
+	const struct soft_tlb_entry *entry;
+	uint64_t offset = tlb_offset(cpu, linear, how, &entry);
+	uint8_t *host;
 
+	if (offset <= SOFT_PAGE_SIZE - (how & SOFT_HOW_SIZE))
+		host = (uint8_t *)(uintptr_t)(entry->host + offset);
+	else
+		host = profiled(cpu) ? profile_group_miss(cpu, linear, how, soft_mem_group)
+				     : soft_mem_group(cpu, linear, how);
 	if (count(cpu, id))
 		cache_demote(cpu->vm->cache, pc, insn);
 	cpu->single = !host;
 	if (host)
 		soft_slot_fill(cpu, id, linear, how);
-	else
-		soft_group_apart(cpu, linear, site, pc);
 	return host;
 }

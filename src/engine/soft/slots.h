@@ -21,8 +21,6 @@ void soft_slot_fill(struct soft_cpu *cpu, unsigned id, uint64_t linear, uint32_t
 /* The address whose check by that slot failed with linear ^ tag. */
 uint64_t soft_slot_address(const struct soft_cpu *cpu, unsigned id, uint64_t mixed);
 
-/* And when a group could not be had by one check. */
-void soft_group_apart(struct soft_cpu *cpu, uint64_t linear, uint64_t site, const uint8_t *pc);
 /* And when the block that holds pc was entered often. */
 void soft_hot(struct soft_cpu *cpu, const uint8_t *pc);
 

@@ -274,6 +274,8 @@ void trans_call_ind(struct trans *t, unsigned i);
 /* Goes to rip by the block's link k; or to the dispatcher, at rip. */
 void trans_edge(struct trans *t, unsigned k, uint64_t rip, unsigned from);
 void trans_dispatch(struct trans *t, uint64_t rip);
+/* Goes to the twin without groups that begins at instruction i; the flags are not in the host's. */
+void trans_to_twin(struct trans *t, unsigned i);
 /* Leaves for the dispatcher at rip if kicked. */
 void trans_poll(struct trans *t, uint64_t rip);
 /* Ends the block by going on at instruction n. */

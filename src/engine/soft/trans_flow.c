@@ -118,6 +118,29 @@ void trans_edge(struct trans *t, unsigned k, uint64_t rip, unsigned from)
 	add_exit(t, link->patch, k, rip, from)->miss = miss;
 }
 
+void trans_to_twin(struct trans *t, unsigned i)
+{
+	struct emit *e = &t->e;
+	struct soft_link *link = cache_alloc(t->cache, sizeof(*link));
+	if (!link) {
+		t->failed = true;
+		return;
+	}
+	*link = (struct soft_link){ .rip = trans_rip(t, i), .from = t->b, .flags_mem = true, .twin = t->b->twins };
+	t->b->twins = link;
+	link->patch = emit_jmp(e, true);
+	link->stub = e->p;
+	emit_patch(link->patch, link->stub);
+	emit_gs_store_imm(e, 4, CPU_OFF(single), 1);
+	if (!linked(t)) {
+		trans_set_rip(t, link->rip);
+		emit_jmp_gs(e, CPU_OFF(exit_regs));
+		return;
+	}
+	emit_call_gs(e, CPU_OFF(thunk) + 8 * SOFT_THUNK_LINK_MEM);
+	emit64(e, (uintptr_t)link);
+}
+
 /* ---- The return stack ---- */
 
 static void push_const(struct emit *e, uint64_t v)

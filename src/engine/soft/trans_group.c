@@ -10,7 +10,8 @@
  * The check passes only if all of the span can be read (and written, if any of the group does) in place, so nothing in
  * the group can fault on memory. When it does not - another page begins in the span, a device, code, a page that is not
  * there - the block is left at the group's first instruction for a twin that was translated without groups
- * (SOFT_MODE_SINGLE), where each access faults or bounces by itself, precisely.
+ * (SOFT_MODE_SINGLE), where each access faults or bounces by itself, precisely. Where pages meet is told and jumped over
+ * in generated code, by a link (block->twins): a stack frame that crosses them would go this way each time.
  */
 #include "engine/soft/trans.h"
 
@@ -207,7 +208,7 @@ void trans_find_groups(struct trans *t)
 	if (!t->flat || (t->b->mode & SOFT_MODE_SINGLE) || t->cpu->vm->no_groups)
 		return;
 	for (unsigned i = 0; i + 1 < t->n;) {
-		bool may = trans_fault_of(t, &t->insn[i]) < 0 && !(t->lessons.apart >> i & 1);
+		bool may = trans_fault_of(t, &t->insn[i]) < 0;
 		int base = may ? base_of(t, i) : -1;
 		i = base < 0 ? i + 1 : find_group(t, i, (unsigned)base);
 	}

@@ -165,6 +165,11 @@ static struct trans_stub *new_stub(struct trans *t, unsigned i, uint32_t how)
 	return s;
 }
 
+static int own_slot(struct trans *t)
+{
+	return (int)(1 + cache_next_slot(t->cache) % (SOFT_SLOTS - 1));
+}
+
 /* Which slot of its class an access should use, or -1. Kernel code runs for one process now and for another soon, so its
  * sites would miss more often than they pay for; all but the stack's. */
 static int choose_slot(struct trans *t, unsigned i, uint32_t how)
@@ -173,12 +178,15 @@ static int choose_slot(struct trans *t, unsigned i, uint32_t how)
 	bool group = t->group[i].last;
 	if (t->lessons.demoted >> i & 1)
 		return -1;
+	/* In a twin without groups pages meet: the stack's slot would take turns. */
+	if (t->b->mode & SOFT_MODE_SINGLE)
+		return t->lessons.hot && t->mmu == SOFT_MMU_USER ? own_slot(t) : -1;
 	if (group ? t->group[i].base == 4
 		  : (how & SOFT_HOW_STACK) && (!in->mem || (in->base == 4 && in->index == INSN_NO_REG)))
 		return SOFT_SLOT_STACK;
 	if (!t->lessons.hot || t->mmu != SOFT_MMU_USER)
 		return -1;
-	return (int)(1 + cache_next_slot(t->cache) % (SOFT_SLOTS - 1));
+	return own_slot(t);
 }
 
 /* The check by a slot of the site's own (slots.c). */
@@ -362,7 +370,16 @@ void trans_access_or_help(struct trans *t, unsigned i, uint32_t how, trans_op *o
 
 static void emit_how(struct trans *t, const struct trans_stub *s, uint32_t how)
 {
-	emit_mov_imm(&t->e, T1, s->slotted || s->group ? SOFT_SITE(how, s->slot, s->insn) : how);
+	emit_mov_imm(&t->e, T1, s->slotted ? SOFT_SITE(how, s->slot, s->insn) : how);
+}
+
+/* With linear ^ tag in T0, and so the address' offset in its page: a branch for when the group goes on in the next one. */
+static uint8_t *emit_crossing(struct trans *t, const struct trans_stub *s)
+{
+	emit_mov(&t->e, 4, T1, T0);
+	emit_alu_imm(&t->e, 4, 4, T1, 4095);
+	emit_alu_imm(&t->e, 4, 7, T1, 4096 - (int32_t)(s->how & SOFT_HOW_SIZE));
+	return emit_jcc(&t->e, CC_A, false);
 }
 
 static void emit_stub(struct trans *t, const struct trans_stub *s)
@@ -386,6 +403,7 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 		emit_gs(e, EMIT_MOV_STORE, 8, T1, CPU_OFF(scratch[7]));
 	else if (s->index == EMIT_NONE)
 		emit_mov(e, 8, T0, T1);
+	uint8_t *crosses = s->group ? emit_crossing(t, s) : NULL;
 	trans_set_rip(t, trans_rip(t, s->insn));
 	emit_how(t, s, s->how);
 	if (s->how_without_avx) {
@@ -405,6 +423,10 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 		emit_lea(e, 8, T0, T0, EMIT_NONE, 1, -disp);
 	if (!(s->how & SOFT_HOW_WRITE) || s->group) {
 		emit_jmp_to(e, s->resume);
+		if (crosses) {
+			emit_patch(crosses, e->p);
+			trans_to_twin(t, s->insn);
+		}
 		return;
 	}
 	emit_gs_cmp8(e, CPU_OFF(bounce.kind), SOFT_BOUNCE_NONE);

@@ -408,6 +408,7 @@ static bool emit_block(struct trans *t, const struct soft_room *room)
 	t->index = EMIT_NONE;
 	t->reserved = 0;
 	memset(t->b->link, 0, sizeof(t->b->link));
+	t->b->twins = NULL;
 	bool loop = trans_is_loop(t);
 	emit_entries(t);
 	emit_heat(t);
