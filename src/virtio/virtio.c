@@ -135,6 +135,8 @@ void virtio_reset_now(struct virtio *v)
 	if (v->ops->reset)
 		v->ops->reset(v);
 	v->features = 0;
+	if (v->transport)
+		v->transport->reset(v->transport_ctx);
 	pthread_mutex_lock(&v->lock);
 	reset_registers(v);
 	pthread_mutex_unlock(&v->lock);
@@ -332,13 +334,14 @@ static uint8_t status_allowed(const struct virtio *v, uint8_t wanted)
 
 void virtio_set_status(struct virtio *v, uint8_t status)
 {
-	bool control = false;
+	bool control = false, now = false;
 
 	pthread_mutex_lock(&v->lock);
 	if (v->resetting) {
 		/* The driver has to wait for it to end. */
 	} else if (!status && !v->active) {
 		reset_registers(v);
+		now = true;
 	} else if (!status) {
 		v->resetting = control = true;
 	} else {
@@ -347,6 +350,8 @@ void virtio_set_status(struct virtio *v, uint8_t status)
 		v->active |= control;
 	}
 	pthread_mutex_unlock(&v->lock);
+	if (now && v->transport)
+		v->transport->reset(v->transport_ctx);
 	if (control)
 		event_queue(v->env.loop, &v->control);
 }

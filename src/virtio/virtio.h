@@ -118,6 +118,9 @@ struct virtio_ops {
 struct virtio_transport {
 	void (*queue_interrupt)(void *transport, unsigned queue);
 	void (*config_interrupt)(void *transport);
+	/* The device has nothing to say any more: what it said and the driver has not heard is void, and so is where it was
+	 * to say it. Without the device's lock, before the driver sees that its reset is done. */
+	void (*reset)(void *transport);
 };
 
 struct virtio_queue {

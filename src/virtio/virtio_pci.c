@@ -94,11 +94,6 @@ static void on_config_interrupt(void *transport)
 	interrupt(p, atomic_load_explicit(&p->config_vector, memory_order_relaxed), ISR_CONFIG);
 }
 
-static const struct virtio_transport transport = {
-	.queue_interrupt = on_queue_interrupt,
-	.config_interrupt = on_config_interrupt,
-};
-
 /* Reading takes the interrupt back. */
 static uint8_t take_isr(struct virtio_pci *p)
 {
@@ -110,6 +105,27 @@ static uint8_t take_isr(struct virtio_pci *p)
 	pthread_mutex_unlock(&p->isr_lock);
 	return isr;
 }
+
+/* The interrupt of a device that was reset would stay up: its driver may be gone, and others share the line. */
+static void on_reset(void *arg)
+{
+	struct virtio_pci *p = arg;
+
+	pthread_mutex_lock(&p->v->lock);
+	atomic_store(&p->config_vector, NO_VECTOR);
+	for (unsigned i = 0; i < p->v->queues; i++)
+		atomic_store(&p->queue_vector[i], NO_VECTOR);
+	p->device_feature_select = p->driver_feature_select = 0;
+	p->queue_select = 0;
+	pthread_mutex_unlock(&p->v->lock);
+	take_isr(p);
+}
+
+static const struct virtio_transport transport = {
+	.queue_interrupt = on_queue_interrupt,
+	.config_interrupt = on_config_interrupt,
+	.reset = on_reset,
+};
 
 /* ---- the common registers ---- */
 
@@ -237,8 +253,6 @@ static void common_write(struct virtio_pci *p, unsigned offset, unsigned size, u
 	pthread_mutex_unlock(&v->lock);
 	if (offset == COMMON_STATUS) {
 		virtio_set_status(v, (uint8_t)value);
-		if (!(uint8_t)value)
-			take_isr(p);
 	} else if (offset == COMMON_DRIVER_FEATURE) {
 		virtio_accept(v, select, (uint32_t)value);
 	} else if (offset == COMMON_QUEUE_ENABLE && value == 1 && queue < v->queues) {
@@ -384,22 +398,11 @@ static void window_write(void *dev, unsigned offset, unsigned size, uint32_t val
 
 /* ---- the device ---- */
 
-static void reset_transport(struct virtio_pci *p)
-{
-	atomic_store(&p->config_vector, NO_VECTOR);
-	for (unsigned i = 0; i < p->v->queues; i++)
-		atomic_store(&p->queue_vector[i], NO_VECTOR);
-	p->device_feature_select = p->driver_feature_select = 0;
-	p->queue_select = 0;
-	take_isr(p);
-}
-
 static void virtio_pci_reset(struct device *dev)
 {
 	struct virtio_pci *p = (struct virtio_pci *)dev;
 
 	virtio_reset_now(p->v);
-	reset_transport(p);
 }
 
 static void virtio_pci_save(struct device *dev, struct state_writer *w)
@@ -559,7 +562,7 @@ int virtio_pci_create(struct device **dev, struct pci *pci, struct virtio *v, st
 	p->dev.ops = &p->ops;
 	p->queue_vector = memory_zalloc(v->queues * sizeof(*p->queue_vector));
 	pthread_mutex_init(&p->isr_lock, NULL);
-	reset_transport(p);
+	on_reset(p);
 	v->transport = &transport;
 	*dev = &p->dev;
 	return 0;

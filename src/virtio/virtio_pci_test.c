@@ -200,8 +200,14 @@ static void test_intx(void **state)
 	assert_int_equal(test_reg_read(&g, VIRTIO_PCI_ISR, 1), 2);
 	test_send(&g, 0, 0, 0, TEST_BUFFERS, 16);
 	test_guest_settle(&g);
+	/* What is said between the driver's reset and its end is void, too. */
 	test_reg_write(&g, 0x14, 1, 0);
+	virtio_config_set(g.v, 0, "c", 1);
+	assert_true(g.intx);
+	test_guest_settle(&g);
+	assert_int_equal(test_reg_read(&g, 0x14, 1), 0);
 	assert_false(g.intx);
+	assert_int_equal(test_reg_read(&g, VIRTIO_PCI_ISR, 1), 0);
 	test_guest_fini(&g);
 }
 
@@ -246,6 +252,8 @@ static void test_reset(void **state)
 	assert_int_equal(test_reg_read(&g, 0x1c, 2), 0);
 	assert_int_equal(test_reg_read(&g, 0x18, 2), 64);
 	assert_int_equal(test_reg_read(&g, 0x20, 8), 0);
+	assert_int_equal(test_reg_read(&g, 0x10, 2), 0xffff);
+	assert_int_equal(test_reg_read(&g, 0x1a, 2), 0xffff);
 	/* And again. */
 	test_driver_start(&g, 0);
 	test_send(&g, 0, 0, 0, TEST_BUFFERS, 16);
