@@ -324,6 +324,8 @@ static void block_kill(struct soft_cache *cache, struct soft_block *block)
 	if (block->dead)
 		return;
 	block->dead = true;
+	/* Against fill_jump_cache of another vCPU, which writes its entry and then looks here: one of the two sees the other. */
+	atomic_thread_fence(memory_order_seq_cst);
 	hash_remove(cache, block);
 	while (block->in)
 		unlink_one(block->in);

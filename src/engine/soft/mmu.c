@@ -334,6 +334,7 @@ static bool mem_commit(struct soft_cpu *cpu)
 	case SOFT_BOUNCE_SPLIT:
 		return commit_split(cpu);
 	case SOFT_BOUNCE_CODE:
+		atomic_thread_fence(memory_order_seq_cst); /* it may be of data and of code again since we looked */
 		return soft_code_written(cpu->vm, cpu->bounce.gpa[0], cpu->bounce.size);
 	case SOFT_BOUNCE_NONE:
 	case SOFT_BOUNCE_DISCARD:
