@@ -27,7 +27,8 @@ def part_of(name):
 
 
 def is_container(name):
-    return name.parts[1] in ("base", "container") or str(name) in ("src/cli/report.c", "src/host/tty.c") or name.match("src/cli/oci*.c")
+    return (name.parts[1] in ("base", "container") or str(name) in ("src/cli/report.c", "src/cli/options.c", "src/cli/help.c", "src/host/tty.c")
+            or name.match("src/cli/oci*.c") or name.match("src/cli/container*.c"))
 
 
 def main(top, wanted):

@@ -58,6 +58,7 @@ extern const struct cli_verb *const cli_verbs[];
 
 /* Runs the command. argv is main's; returns the exit status. */
 int cli_main(int argc, char **argv);
+void cli_help(FILE *out);
 
 /* ---- options.c ---- */
 
@@ -66,9 +67,11 @@ enum { CLI_HELP = 1 }; /* of cli_parse: --help or -h was met */
 /* Reads argv[1..] into the verb's options struct, which holds the defaults. 0, CLI_HELP, or -EINVAL and what is wrong. */
 int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *options, struct error *err);
 
+/* The same for a verb that takes words too: begins at argv[*at] and stops at the first word that is no option, or behind "--". */
+int cli_parse_some(const struct cli_verb *verb, int argc, char **argv, int *at, void *options, struct error *err);
+
 /* ---- help.c ---- */
 
-void cli_help(FILE *out);
 void cli_verb_help(const struct cli_verb *verb, FILE *out);
 
 /* ---- report.c ---- */

@@ -28,6 +28,25 @@ static bool fill_standard_descriptors(void)
 	return true;
 }
 
+void cli_help(FILE *out)
+{
+	fputs("NAME\n       plures - virtual machines, with or without hardware for them\n", out);
+	fputs("\nSYNOPSIS\n       plures VERB [OPTION]...\n       plures --help | --version\n", out);
+	fputs("\nVERBS\n", out);
+	for (unsigned i = 0; cli_verbs[i]; i++)
+		fprintf(out, "       %-9s %s\n", cli_verbs[i]->name, cli_verbs[i]->summary);
+	fputs("\n       plures VERB --help says more about one.\n"
+	      "\nEXIT STATUS\n"
+	      "       0    The guest powered off, or was left with Ctrl-].\n"
+	      "       1    An error of the host, or in a file.\n"
+	      "       2    Wrong usage.\n"
+	      "       3    The guest was stopped: a triple fault, or a signal. The reason is\n"
+	      "            printed.\n"
+	      "       (V << 1) | 1, where the guest wrote V to the debug exit port.\n"
+	      "\nSEE ALSO\n       plures(1)\n",
+	      out);
+}
+
 static const struct cli_verb *find_verb(const char *name)
 {
 	for (unsigned i = 0; cli_verbs[i]; i++)

@@ -51,6 +51,9 @@ extern const struct oci_verb oci_verbs[]; /* ended by a NULL name */
 extern const struct oci_option oci_update_options[];
 int oci_update(const struct oci_options *options, int argc, char **argv, struct error *err);
 
+/* "9", "KILL", "SIGKILL", "RTMIN+3" as a number. -EINVAL. */
+int oci_signal(const char *text, struct error *err);
+
 /* The program: argv[0] is not looked at. `command` is all of the process's own, to start it anew with. Returns the exit status. */
 int oci_main(int argc, char **argv, char **command);
 

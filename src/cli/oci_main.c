@@ -3,10 +3,13 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stddef.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/oci.h"
+
+extern const struct cli_verb verb_container;
 
 int main(int argc, char **argv)
 {
@@ -15,5 +18,8 @@ int main(int argc, char **argv)
 		if (fcntl(fd, F_GETFD) < 0 && open("/", O_PATH) != fd)
 			return CLI_ERROR;
 	signal(SIGPIPE, SIG_IGN);
+	/* `plures container` hands over to this program, which is there sooner. */
+	if (argc > 1 && !strcmp(argv[1], verb_container.name))
+		return verb_container.run(argc - 1, argv + 1);
 	return oci_main(argc, argv, argv);
 }

@@ -159,8 +159,7 @@ static int do_start(const struct oci_options *o, int argc, char **argv, struct e
 	return container_start(o->root, argv[0], err);
 }
 
-/* "9", "KILL", "SIGKILL", "RTMIN+3" */
-static int parse_signal(const char *text, struct error *err)
+int oci_signal(const char *text, struct error *err)
 {
 	char *end;
 	long number = strtol(text, &end, 10);
@@ -182,7 +181,7 @@ static int parse_signal(const char *text, struct error *err)
 
 static int do_kill(const struct oci_options *o, int argc, char **argv, struct error *err)
 {
-	int number = argc > 1 ? parse_signal(argv[1], err) : SIGTERM;
+	int number = argc > 1 ? oci_signal(argv[1], err) : SIGTERM;
 
 	return number < 0 ? number : container_kill(o->root, argv[0], number, o->all, err);
 }

@@ -103,6 +103,22 @@ static int take(const struct cli_verb *verb, int argc, char **argv, int *at, voi
 	return set(&given, given.value, options, err);
 }
 
+int cli_parse_some(const struct cli_verb *verb, int argc, char **argv, int *at, void *options, struct error *err)
+{
+	while (*at < argc && argv[*at][0] == '-' && argv[*at][1]) {
+		if (!strcmp(argv[*at], "--")) {
+			(*at)++;
+			return 0;
+		}
+		if (!strcmp(argv[*at], "--help") || !strcmp(argv[*at], "-h"))
+			return CLI_HELP;
+		int rc = take(verb, argc, argv, at, options, err);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
 int cli_parse(const struct cli_verb *verb, int argc, char **argv, void *options, struct error *err)
 {
 	int at = 1;

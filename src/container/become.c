@@ -28,6 +28,7 @@
 #include "container/child.h"
 #include "container/hooks.h"
 #include "container/idmap.h"
+#include "container/init.h"
 #include "container/log.h"
 
 /* ---- the program ---- */
@@ -298,8 +299,9 @@ static int wait_for_start(const struct child *c, struct error *err)
  * than its list. So it comes last, and what follows are capset, write and read on the socket and the FIFO, and execve. */
 static int confine(struct child *c, const struct caps_last *caps, struct error *err)
 {
-	/* From here on the runtime may leave. Should it be killed instead, the end of its socket is what ends this process. */
-	prctl(PR_SET_PDEATHSIG, 0);
+	/* From here on the runtime may leave. Should it be killed instead, the end of its socket is what ends this process. Where it
+	 * stays, the container ends with it; a change of user has undone what was asked for before. */
+	prctl(PR_SET_PDEATHSIG, c->box ? SIGKILL : 0);
 	/* Whoever made the FIFO opened it for both directions, so that reading waits even while nobody writes. */
 	if (c->start >= 0 && fcntl(c->start, F_SETFL, 0))
 		return error_errno(err, -errno, "can't wait for start");
@@ -380,6 +382,8 @@ int child_become(struct child *c, struct error *err)
 		rc = report(c, err);
 	if (!rc && c->init < 0)
 		rc = hooks_run(c->config->hooks, HOOK_START_CONTAINER, c->state ? c->state : "", err);
+	if (!rc && c->box && c->box->init)
+		rc = init_split(c->sync, p->terminal, err);
 	if (!rc && path) {
 		execve(path, (char *const *)(uintptr_t)p->args, (char *const *)(uintptr_t)env);
 		rc = error_errno(err, -errno, "process.args: can't execute `%.200s`", p->args[0]);

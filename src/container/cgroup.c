@@ -515,7 +515,9 @@ int cgroup_freeze(const struct cgroup *cgroup, bool freeze, struct error *err)
 				   : cgroup_write(place, "freezer.state", NULL, err, freeze ? "FROZEN" : "THAWED");
 
 		if (rc)
-			return rc;
+			return rc == -ENOENT
+				   ? error_set(err, -ENOTSUP, "the container has no cgroup that could be frozen")
+				   : rc;
 		if (settled(place, freeze))
 			return 0;
 		nanosleep(&(struct timespec){ .tv_nsec = try < 50 ? 100000 : 5000000 }, NULL);

@@ -166,6 +166,19 @@ static int set_sysctls(const struct oci_config *config, struct error *err)
 	return 0;
 }
 
+/* Only now, for nobody can look into this process later. It goes on at once. */
+static int send_network(const struct child *c, struct error *err)
+{
+	int fds[] = { open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC),
+		      open("/proc/self/ns/user", O_RDONLY | O_CLOEXEC) };
+	int rc = fds[0] < 0 || fds[1] < 0 ? -errno : sync_send_fds(c->sync, SYNC_NETWORK, fds, 2);
+
+	for (unsigned i = 0; i < 2; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	return rc ? error_errno(err, rc, "can't hand over the network namespace") : 0;
+}
+
 static int make_container(struct child *c, struct error *err)
 {
 	int rc = 0;
@@ -176,6 +189,8 @@ static int make_container(struct child *c, struct error *err)
 		rc = join_paths(c, err);
 	if (!rc)
 		rc = make_namespaces(c, err);
+	if (!rc && c->box && c->box->network)
+		rc = send_network(c, err);
 	if (!rc) {
 		raise_loopback(c->config);
 		rc = set_names(c->config, err);

@@ -11,6 +11,7 @@
 
 #include "container/cgroup.h"
 #include "container/config.h"
+#include "container/container.h"
 #include "container/seccomp.h"
 #include "container/sync.h"
 
@@ -28,9 +29,11 @@ struct child {
 	int init;           /* pidfd of the container to join; -1 when it is made */
 	int join;           /* CLONE_NEW... to join from it */
 	bool no_pivot, new_keyring;
-	bool systemd;      /* which chooses the cgroups, so that only the process itself can find them */
-	bool mapped;       /* a new user namespace: wait for its maps */
-	unsigned preserve; /* how many descriptors after 2 stay open */
+	bool systemd;                    /* which chooses the cgroups, so that only the process itself can find them */
+	bool mapped;                     /* a new user namespace: wait for its maps */
+	const struct container_box *box; /* or NULL */
+	int upper;                       /* the folder that an overlay writes to, as a detached mount; -1 */
+	unsigned preserve;               /* how many descriptors after 2 stay open */
 	/* The child's own, while it runs. */
 	bool entered;
 	int attr;     /* /proc/self/attr/exec of the host's proc; -1 */

@@ -25,6 +25,7 @@
 #include "container/child.h"
 #include "container/hooks.h"
 #include "container/mount.h"
+#include "container/overlay.h"
 #include "container/path.h"
 
 /* pivot_root refuses to work where the mount that a path is on is shared. Its root is the path or a folder above. */
@@ -182,19 +183,21 @@ static int mask(const struct child *c, struct error *err)
 int child_make_root(struct child *c, struct error *err)
 {
 	int rc = attach_root(c, err);
-	const struct mount_context context = { .root = c->new_root,
-					       .cgroup = c->cgroup,
-					       .enter = child_enter_cgroups,
-					       .arg = c,
-					       .label = c->config->mount_label,
-					       .cgroup_namespace = c->config->namespaces[NS_CGROUP].given };
+	struct mount_context context = { .cgroup = c->cgroup,
+					 .enter = child_enter_cgroups,
+					 .arg = c,
+					 .label = c->config->mount_label,
+					 .cgroup_namespace = c->config->namespaces[NS_CGROUP].given };
 
 	/* 3. A map need not have a 0; then what follows is done by whoever this process is. */
 	if (!rc && c->config->namespaces[NS_USER].given && (setresgid(0, 0, 0) || setresuid(0, 0, 0)) &&
 	    errno != EINVAL)
 		rc = error_errno(err, -errno, "can't become root of the user namespace");
+	umask(0);
+	if (!rc && c->box && c->box->overlay)
+		rc = overlay_mount(c, err);
 	if (!rc) {
-		umask(0);
+		context.root = c->new_root;
 		rc = mount_all(c->config, &context, err);
 	}
 	if (!rc)

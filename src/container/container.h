@@ -16,6 +16,21 @@
 #include "base/error.h"
 #include "container/config.h"
 
+/* What `plures container run` (box.h) has beyond the specification. */
+struct container_box {
+	const char *config;   /* the configuration's text, in place of the bundle's config.json */
+	bool overlay;         /* what the container writes to its root goes elsewhere: */
+	const char *upper;    /* to `upper` in this folder, or NULL: to memory, and away with it */
+	bool idmap;           /* its root, and `upper`, show the numbers of its user namespace */
+	bool init;            /* the first process is ours and waits for the program, see init.h */
+	bool network;         /* its network namespace gets a user-mode network, see network.h */
+	const char *resolver; /* what /etc/resolv.conf shall say, where there is an overlay; or NULL */
+	/* Called once the ID is taken, with the folder of the state; and once the command runs. */
+	int (*claimed)(void *arg, int folder, struct error *err);
+	void (*started)(void *arg);
+	void *arg;
+};
+
 /* For create, run and exec. Zeroed but for root is a good start. */
 struct container_launch {
 	const char *root; /* where state is kept */
@@ -33,6 +48,7 @@ struct container_launch {
 	const char *const *env, *const *caps, *const *groups; /* ended by NULL, or NULL */
 	bool terminal, no_new_privileges;
 	const char *apparmor, *selinux;
+	const struct container_box *box; /* of run, or NULL */
 };
 
 /* create leaves a process that waits for start. */

@@ -29,19 +29,27 @@
 static int load(struct launch *l, struct error *err)
 {
 	const char *bundle = l->options->bundle ? l->options->bundle : ".";
+	const struct container_box *box = l->options->box;
 	char path[PATH_MAX];
 
 	if (!realpath(bundle, l->state.bundle))
 		return error_errno(err, -errno, "--bundle: can't open %s", bundle);
 	if (snprintf(path, sizeof(path), "%s/config.json", l->state.bundle) >= (int)sizeof(path))
 		return error_errno(err, -ENAMETOOLONG, "--bundle");
-	int rc = oci_file_read(AT_FDCWD, path, &l->text, &l->size, err);
+	int rc = 0;
 
+	if (box) {
+		l->text = strdup(box->config);
+		l->size = strlen(box->config);
+		rc = l->text ? 0 : error_errno(err, -ENOMEM, "the configuration");
+	} else {
+		rc = oci_file_read(AT_FDCWD, path, &l->text, &l->size, err);
+	}
 	if (rc)
 		return rc;
 	rc = oci_config_parse(&l->config, l->text, l->size, err);
 	if (rc)
-		return error_prefix(err, rc, "%s", path);
+		return box ? rc : error_prefix(err, rc, "%s", path);
 	const char *root = l->config.root_path;
 
 	if (snprintf(path, sizeof(path), "%s%s%s", root[0] == '/' ? "" : l->state.bundle, root[0] == '/' ? "" : "/",
@@ -71,6 +79,11 @@ static int open_root(struct launch *l, struct error *err)
 	l->child.root = open_tree(AT_FDCWD, l->state.rootfs, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
 	if (l->child.root < 0 && errno != EPERM)
 		return error_errno(err, -errno, "root.path: can't open %s", l->state.rootfs);
+	if (l->options->box && l->options->box->upper) {
+		l->child.upper = open_tree(AT_FDCWD, l->options->box->upper, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+		if (l->child.upper < 0 && errno != EPERM)
+			return error_errno(err, -errno, "can't open %s", l->options->box->upper);
+	}
 	return mount_open_sources(&l->config, l->state.bundle, err);
 }
 
@@ -196,6 +209,29 @@ static void raise_limits(const struct launch *l)
 	}
 }
 
+/* The files of the root, and of where its changes go, are the host's users'; inside they shall be those of the same numbers. */
+static int map_root(struct launch *l, struct error *err)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/user", l->pid);
+	int user = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (user < 0)
+		return error_errno(err, -errno, "can't open %s", path);
+	int rc = idmap_set(l->child.root, false, user, err);
+
+	if (rc)
+		error_prefix(err, rc, "%s", l->state.rootfs);
+	if (!rc && l->child.upper >= 0) {
+		rc = idmap_set(l->child.upper, false, user, err);
+		if (rc)
+			error_prefix(err, rc, "%s", l->options->box->upper);
+	}
+	close(user);
+	return rc;
+}
+
 static int map_user(struct launch *l, struct error *err)
 {
 	if (!l->child.mapped)
@@ -205,6 +241,8 @@ static int map_user(struct launch *l, struct error *err)
 
 	if (!rc)
 		rc = mount_idmap(&l->config, l->pid, err);
+	if (!rc && l->options->box && l->options->box->idmap)
+		rc = map_root(l, err);
 	if (!rc && sync_send(l->sync, SYNC_MAPPED, 0, NULL, 0))
 		rc = error_set(err, -EPIPE, "the container's process ended early");
 	return rc;
@@ -245,6 +283,7 @@ static void unmake(struct launch *l)
 	struct error ignored;
 
 	launch_abort(l);
+	network_stop(&l->state);
 	cgroup_kill(&l->state.cgroup, SIGKILL, &ignored);
 	int rc = l->state.cgroup.scope[0] ? cgroup_systemd_stop(&l->state.cgroup, &ignored) : 0;
 
@@ -273,7 +312,14 @@ static int prepare(struct launch *l, bool foreground, struct error *err)
 	if (!rc && !geteuid())
 		prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	l->child.mapped = !rc && l->config.namespaces[NS_USER].given && !l->config.namespaces[NS_USER].path;
-	return rc ? rc : state_claim(&l->state, l->options->root, l->options->id, err);
+	if (!rc)
+		rc = state_claim(&l->state, l->options->root, l->options->id, err);
+	if (!rc && l->options->box) {
+		rc = l->options->box->claimed(l->options->box->arg, l->state.dir, err);
+		if (rc)
+			state_remove(&l->state, l->options->root, NULL);
+	}
+	return rc;
 }
 
 static int start_hooks(struct launch *l, enum oci_hook_kind kind, const char *status, struct error *err)
@@ -308,6 +354,7 @@ int container_create(const struct container_launch *options, struct error *err)
 /* After the program has ended. */
 static int finish(struct launch *l, struct error *err)
 {
+	network_stop(&l->state);
 	int rc = cgroup_kill(&l->state.cgroup, SIGKILL, err);
 
 	if (!rc && l->state.cgroup.scope[0])
@@ -330,6 +377,8 @@ static int run(struct launch *l, int *status, struct error *err)
 	int rc = make(l, false, err);
 
 	if (!rc)
+		rc = network_wait(&l->network, err);
+	if (!rc)
 		rc = launch_go(l, true, err);
 	if (rc) {
 		unmake(l);
@@ -337,6 +386,8 @@ static int run(struct launch *l, int *status, struct error *err)
 	}
 	if (start_hooks(l, HOOK_POSTSTART, "running", &hook))
 		log_warn("%s", hook.text);
+	if (l->options->box)
+		l->options->box->started(l->options->box->arg);
 	if (l->options->detach)
 		return 0;
 	rc = launch_wait(l, status, err);

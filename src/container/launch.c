@@ -40,6 +40,9 @@ void launch_init(struct launch *l, const struct container_launch *options)
 	l->child.no_pivot = options->no_pivot;
 	l->child.new_keyring = !options->no_new_keyring;
 	l->child.preserve = options->preserve;
+	l->child.box = options->box;
+	l->child.upper = -1;
+	network_init(&l->network);
 }
 
 static void drop(int *fd)
@@ -56,6 +59,8 @@ void launch_fini(struct launch *l)
 	drop(&l->console);
 	drop(&l->v2);
 	drop(&l->child.root);
+	drop(&l->child.upper);
+	network_fini(&l->network);
 	drop(&l->child.sync);
 	drop(&l->child.start);
 	drop(&l->child.console);
@@ -391,6 +396,17 @@ static int set_limits(const struct launch *l, struct error *err)
 	return rc;
 }
 
+static int start_network(struct launch *l, struct error *err)
+{
+	if (l->message.fd_count != 2)
+		return error_set(err, -EPROTO, "no network namespace came from the container's process");
+	int rc = network_start(&l->network, l->options->root, &l->state, l->message.fds, err);
+
+	close(l->message.fds[0]);
+	close(l->message.fds[1]);
+	return rc;
+}
+
 int launch_wait_ready(struct launch *l, struct error *err)
 {
 	for (;;) {
@@ -399,6 +415,9 @@ int launch_wait_ready(struct launch *l, struct error *err)
 		if (rc)
 			return error_errno(err, rc, "the socket to the container's process");
 		switch (l->message.kind) {
+		case SYNC_NETWORK:
+			rc = start_network(l, err);
+			break;
 		case SYNC_HOOKS:
 			rc = run_hooks(l, err);
 			break;

@@ -5,6 +5,7 @@
 
 #include "container/child.h"
 #include "container/container.h"
+#include "container/network.h"
 #include "container/state.h"
 
 struct launch {
@@ -19,6 +20,7 @@ struct launch {
 	int pidfd;
 	int console; /* where the master comes when this call is the terminal's other side; -1 */
 	int v2;      /* the v2 cgroup; -1 */
+	struct network network;
 	struct sync_message message;
 };
 

@@ -15,6 +15,7 @@
 #include "container/container.h"
 #include "container/hooks.h"
 #include "container/log.h"
+#include "container/network.h"
 #include "container/state.h"
 
 /* The configuration as it was when the container was made. */
@@ -140,6 +141,7 @@ static int destroy(struct state *state, const char *root, bool damaged, struct e
 {
 	struct oci_config config;
 	struct error ignored;
+	network_stop(state);
 	int rc = cgroup_kill(&state->cgroup, SIGKILL, err);
 
 	if (!rc && state->cgroup.scope[0])

@@ -14,7 +14,13 @@ enum { LINE = 2048 };
 static struct {
 	int fd;
 	bool json, debug;
-} output = { .fd = -1 };
+	const char *program;
+} output = { .fd = -1, .program = "plures-oci" };
+
+void log_program(const char *name)
+{
+	output.program = name;
+}
 
 int log_open(const char *path, bool json, bool debug, struct error *err)
 {
@@ -65,7 +71,7 @@ static void say(enum log_level level, const char *fmt, va_list args)
 		return;
 	vsnprintf(text, sizeof(text), fmt, args);
 	if (output.fd < 0 || level == LOG_ERRORS)
-		write_line(STDERR_FILENO, line, (size_t)snprintf(line, sizeof(line), "plures-oci: %s\n", text));
+		write_line(STDERR_FILENO, line, (size_t)snprintf(line, sizeof(line), "%s: %s\n", output.program, text));
 	if (output.fd < 0)
 		return;
 	clock_gettime(CLOCK_REALTIME, &now);

@@ -17,6 +17,9 @@ enum log_level { LOG_ERRORS, LOG_WARNINGS, LOG_DEBUG };
 /* Opens the log, to be appended to. `path` NULL is stderr. */
 int log_open(const char *path, bool json, bool debug, struct error *err);
 
+/* What lines on stderr begin with; plures-oci unless told. */
+void log_program(const char *name);
+
 /* Error lines also go to stderr when the log is a file, since that is what Podman reads. */
 void log_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -107,6 +107,13 @@ static int make_filesystem(const struct oci_mount *m, const char *label, uint64_
 	return rc ? rc : fd;
 }
 
+int mount_new(const char *type, const char *const *options, struct error *err)
+{
+	const struct oci_mount m = { .type = type, .source = type, .data = options };
+
+	return make_filesystem(&m, NULL, 0, err);
+}
+
 /* ---- bind mounts ---- */
 
 static int open_source(struct oci_mount *m, const char *bundle, struct error *err)

@@ -32,6 +32,9 @@ int mount_all(const struct oci_config *config, const struct mount_context *conte
 int mount_mask(int root, const char *const *paths, int null, struct error *err);
 int mount_readonly(int root, const char *const *paths, struct error *err);
 
+/* A new filesystem of a type with options ("size=64k"; ended by NULL), as a detached mount: its descriptor, or -errno. */
+int mount_new(const char *type, const char *const *options, struct error *err);
+
 /* Steps, each 0 or -errno. */
 int mount_attributes(int fd, const struct oci_attributes *attributes, bool recursive);
 int mount_propagation(int fd, const char *path, uint64_t flags);

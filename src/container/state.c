@@ -364,7 +364,7 @@ char *state_json(const struct state *state, const char *status, const char *cons
 int state_remove(struct state *state, const char *root, struct error *err)
 {
 	/* state.json last: as long as it is there, what it names may have to be removed. */
-	static const char *const files[] = { "start", "pid", "config.json", "state.json" };
+	static const char *const files[] = { "network", "network.ready", "start", "pid", "config.json", "state.json" };
 	char path[PATH_MAX];
 
 	for (unsigned i = 0; i < sizeof(files) / sizeof(*files); i++)

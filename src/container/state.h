@@ -5,6 +5,7 @@
  *   state.json   where things are. Written before anything is made that it speaks of, and never changed.
  *   config.json  the configuration as it was at `create`.
  *   pid          "PID START": the container's process and when it started, written in one go.
+ *   network      the user-mode network's process, in the same way, where there is one; network.ready is a FIFO for it.
  *   start        a FIFO whose reading end the process holds until it becomes the user's program.
  *
  * So whatever moment the runtime is killed at, what it had made is on record, and the state needs no update that could be

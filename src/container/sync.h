@@ -21,7 +21,8 @@ enum sync_kind {
 	SYNC_TAKEN,      /* the listener has been taken */
 	SYNC_GO,         /* everything is on record: go on */
 	/* From it. */
-	SYNC_PROCESS,  /* value: the process's number, from the one between when a user namespace is joined */
+	SYNC_PROCESS, /* value: the process's number, from the one between when a user namespace is joined */
+	SYNC_NETWORK, /* with descriptors: the network namespace that a user-mode network is for, and the user namespace */
 	SYNC_HOOKS,    /* namespaces and mounts stand, the root is not changed yet */
 	SYNC_LISTENER, /* value: which descriptor the filter's listener will be */
 	SYNC_READY,    /* there is nothing left that could fail but execve */
