@@ -3,6 +3,7 @@
 
 A /dev/kvm that only emulates guest kernel mode does for tiny guests. What needs true KVM semantics is in
 tests/test_nested.py."""
+import hashlib
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import tempfile
 import pytest
 
 import machine
+import netlab
 from test_boot import check_dmesg, parts
 from test_host import AS_NOBODY
 
@@ -222,12 +224,37 @@ def test_debian_moves_while_it_idles(plures, kernel, initramfs):
     check_dmesg(found)
 
 
+def test_debian_moves_with_its_devices(plures, kernel, initramfs, modules, tmp_path):
+    """A disk under writes with fsync and a TCP connection on the user network: the devices stay, the CPUs move."""
+    data = netlab.bulk(8 << 20)
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(8 << 20))
+    with netlab.Server(data) as download:
+        script = netlab.DHCP + f"""
+            (for i in 1 2 3; do nc 10.0.2.2 {download.port} </dev/null | md5sum; done) >/tmp/sums &
+            for i in $(seq 0 127); do dd if=/dev/urandom of=/dev/vda bs=64k seek=$i count=1 conv=fsync,notrunc 2>/dev/null; done
+            wait; echo "@net"; cat /tmp/sums; echo 3 >/proc/sys/vm/drop_caches
+            echo "@disk"; md5sum </dev/vda; echo "@dmesg"; dmesg -r; echo "@end" """
+        moves = [2000] + [random.Random(i).randrange(20, 400) for i in range(7)]
+        argv = machine.plures(kernel(), initrd=initramfs(script, modules("virtio_pci", "virtio_blk", "virtio_net")), cpus=2, memory="128M",
+                              append=f"{machine.CONSOLE} quiet", disks=[disk],
+                              options=["-v", "--net", "user", "--console-port", f"{tmp_path}/port", *[f"--move-to=soft,{ms}" for ms in moves]])
+        vm = machine.run(argv, timeout=120)
+    said = vm.output + vm.errors
+    found = parts(vm.output)
+    assert vm.code == 0 and "end" in found, said
+    assert vm.errors.count("engine soft:") > 2, said
+    assert [line.split()[0] for line in found["net"]] == [hashlib.md5(data).hexdigest()] * 3, said
+    assert found["disk"][0].split()[0] == hashlib.md5(disk.read_bytes()).hexdigest(), said
+    check_dmesg(found)
+
+
 @pytest.mark.parametrize("options,status,says", [
     (["--engine", "auto", "--move-to", "soft"], 2, "--move-to needs an --engine to move from"),
     (["--engine", "soft", "--move-to", "warp"], 2, "no engine is called 'warp'"),
     (["--engine", "soft", "--move-to", "soft,x"], 2, "MILLISECONDS"),
-    (["--engine", "soft", "--move-to", "soft,0", "--console-port", "@"], 1, "a device of the kind 'console' can't be moved"),
+    (["--engine", "soft", "--move-to", "soft,0", "--console-port", "@", "--profile", "@.profile"], 1, "a profile is of one engine"),
 ])
 def test_bad_moves(plures, tiny, tmp_path, options, status, says):
-    options = [str(tmp_path / "socket") if o == "@" else o for o in options]
+    options = [o.replace("@", str(tmp_path / "socket")) for o in options]
     assert says in only_line(run(plures, "run", "--kernel", tiny("timer"), "--memory", "64M", "--debug-exit", *options), status)

@@ -118,16 +118,25 @@ OF_L1 = [
 
 
 @pytest.mark.slow
-def test_debian_moves_between_engines(l1):
-    """Two processors that idle, from kvm to soft and back, twice, with true KVM semantics."""
+def test_debian_moves_between_engines(l1, modules):
+    """Two processors, from kvm to soft and back, twice, with true KVM semantics: they idle, write to a disk and fetch over the
+    user network."""
     ticks = 8
-    initrd = guest_assets.initramfs(f'for i in $(seq {ticks}); do sleep 1; echo "tick $i"; done; echo "@dmesg"; dmesg -r; echo "@well"')
-    script = ("plures run --engine kvm -v --cpus 2 -m 160M --kernel /l2/vmlinuz --initrd /l2/initrd"
+    initrd = guest_assets.initramfs(netlab.DHCP + f"""
+        (nc 10.0.2.2 5000 </dev/null | md5sum >/tmp/sum) &
+        for i in $(seq {ticks}); do dd if=/dev/urandom of=/dev/vda bs=64k seek=$i count=1 conv=fsync,notrunc 2>/dev/null; sleep 1; echo "tick $i"; done
+        wait; echo "@net"; cat /tmp/sum; echo 3 >/proc/sys/vm/drop_caches; echo "@disk"; md5sum </dev/vda; echo "@dmesg"; dmesg -r; echo "@well" """,
+        modules("virtio_pci", "virtio_blk", "virtio_net"))
+    script = ("mkdir /d; mount -t tmpfs tmp /d; dd if=/dev/urandom of=/d/disk bs=1M count=1 2>/dev/null; dd if=/dev/urandom of=/d/served bs=1M count=8 2>/dev/null\n"
+              "echo '@before'; md5sum </d/served; ip link set lo up; nc -l -p 5000 -e cat /d/served &\n"
+              "plures run --engine kvm -v --cpus 2 -m 160M --disk /d/disk --net user --kernel /l2/vmlinuz --initrd /l2/initrd"
               " --move-to soft,15000 --move-to kvm,8000 --move-to soft,3000 --move-to kvm,8000"
-              f" --append 'console=ttyS0 quiet {APPEND}' </dev/null 2>&1; echo status $?; echo '@end'")
+              f" --append 'console=ttyS0 quiet {APPEND}' </dev/null 2>&1; echo status $?; echo '@after'; md5sum </d/disk; echo '@end'")
     output, said = l1(script, {"l2/initrd": initrd})
+    found = parts(output)
     assert [int(n) for n in re.findall(r"^tick (\d+)$", output, re.M)] == list(range(1, ticks + 1)), said
     assert "status 0" in output, said
+    assert found["net"] == found["before"][:1] and found["disk"] == found["after"], said
     assert len(re.findall("engine soft: binary translation", output)) >= 1, said
     assert not re.search("BUG|Oops|stall|Call Trace|nobody cared", output), said
 

@@ -113,6 +113,8 @@ bool lapic_has_interrupt(const struct lapic *lapic);
 /* Takes the highest deliverable interrupt: its vector, or -1. If another can be taken at once, kicks again. Owner. */
 int lapic_ack(struct lapic *lapic);
 
+/* Makes it passive or not: after a reset, while nothing else uses it. */
+void lapic_set_passive(struct lapic *lapic, bool passive);
 /* The registers of a passive lapic, in or out: IA32_APIC_BASE, IA32_TSC_DEADLINE, and by their number (offset >> 4) in the
  * xAPIC's format, with the current count of the timer: 0 is one that has expired and whose interrupt is in the IRR or was
  * served. What can't be is made to fit. While nothing else uses it. */

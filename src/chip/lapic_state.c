@@ -135,6 +135,13 @@ int lapic_load(struct device *dev, struct state_reader *r, struct error *err)
 
 /* ---- another's registers ---- */
 
+void lapic_set_passive(struct lapic *lapic, bool passive)
+{
+	lapic_lock(lapic);
+	lapic->passive = passive;
+	lapic_unlock(lapic);
+}
+
 void lapic_import(struct lapic *lapic, uint64_t base, uint64_t tsc_deadline, const uint32_t reg[64])
 {
 	enum { SVR_BITS = 0x3ff, DELIVERY_STATUS = 1 << 12 };

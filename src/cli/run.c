@@ -242,19 +242,24 @@ static int run_once(const struct options *o, struct vm *vm, struct watcher *watc
 	return status;
 }
 
-/* Has a machine that has stopped go on in another one, on the engine of its next move. *vm is NULL when that fails. */
+/* Has a machine that has stopped go on, on the engine of its next move: in another machine, or, where it has devices whose
+ * other end can't be left, in this one. *vm may be NULL when that fails. */
 static int move(struct options *o, struct vm **vm, unsigned n)
 {
 	struct vm_saved *saved;
 	struct error err;
 
-	int rc = vm_save(*vm, &saved, &err);
-	vm_destroy(*vm);
-	*vm = NULL;
 	o->config.engine = o->move[n].engine;
 	o->config.stop_after = n + 1 < o->moves ? o->move[n + 1].after : 0;
-	if (!rc)
-		rc = vm_restore(vm, &o->config, saved, &err);
+	int rc = vm_save(*vm, &saved, &err);
+	if (rc == -ENOTSUP) {
+		rc = vm_change_engine(*vm, o->config.engine, o->config.stop_after, &err);
+	} else {
+		vm_destroy(*vm);
+		*vm = NULL;
+		if (!rc)
+			rc = vm_restore(vm, &o->config, saved, &err);
+	}
 	return rc ? cli_fail(CLI_ERROR, "moving the machine to engine %s: %s", o->move[n].engine, err.text) : CLI_OK;
 }
 
@@ -510,8 +515,8 @@ static const struct cli_option options[] = {
 	  .call = add_move,
 	  .help =
 	      "Stops the machine so long after its start or its last move, 1000 unless given, and lets it go on with "
-	      "all of its state on that engine. May be given several times. For machines without disks, network "
-	      "or sockets: to test engines with." },
+	      "all of its state on that engine. May be given several times. Its disks, networks and sockets stay "
+	      "connected. To test engines with." },
 	{ .name = "debug-exit",
 	  .kind = CLI_FLAG,
 	  .offset = CONFIG(debug_exit),

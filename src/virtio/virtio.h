@@ -206,6 +206,8 @@ void virtio_queue_reset(struct virtio *v, unsigned queue);
 /* The machine's reset: at once. On the control thread, with no vCPU running. */
 void virtio_reset_now(struct virtio *v);
 /* Likewise: with the transport's own fields in the same section. */
+/* Ends what is under way and begins nothing, or goes on, with no vCPU running. Control thread. */
+void virtio_pause(struct virtio *v, bool on);
 void virtio_save(struct virtio *v, struct state_writer *w);
 int virtio_load(struct virtio *v, struct state_reader *r, struct error *err);
 /* After a load, when the transport is loaded as well: lets the device run if it ran. */

@@ -469,10 +469,16 @@ static void virtio_pci_destroy(struct device *dev)
 	free(p);
 }
 
+static void virtio_pci_pause(struct device *dev, bool on)
+{
+	virtio_pause(((struct virtio_pci *)dev)->v, on);
+}
+
 static const struct device_ops virtio_pci_ops = {
 	.reset = virtio_pci_reset,
 	.save = virtio_pci_save,
 	.load = virtio_pci_load,
+	.pause = virtio_pci_pause,
 	.destroy = virtio_pci_destroy,
 };
 

@@ -13,13 +13,19 @@ struct saved_queues {
 	uint64_t desc[VIRTIO_QUEUES_MAX], avail[VIRTIO_QUEUES_MAX], used[VIRTIO_QUEUES_MAX];
 };
 
+void virtio_pause(struct virtio *v, bool on)
+{
+	if (on)
+		v->control.fn(v); /* what the guest has asked for counts as done */
+	if (v->ops->pause)
+		v->ops->pause(v, on);
+}
+
 void virtio_save(struct virtio *v, struct state_writer *w)
 {
 	struct saved_queues s = { 0 };
 
-	v->control.fn(v); /* what the guest has asked for counts as done */
-	if (v->ops->pause)
-		v->ops->pause(v, true);
+	virtio_pause(v, true);
 	for (unsigned i = 0; i < v->queues; i++) {
 		const struct virtio_queue *queue = &v->queue[i];
 		const struct virtqueue *vq = &queue->vq;
@@ -43,8 +49,7 @@ void virtio_save(struct virtio *v, struct state_writer *w)
 	state_put_u32s(w, "queue_next_used", s.next_used, v->queues);
 	if (v->ops->save)
 		v->ops->save(v, w);
-	if (v->ops->pause)
-		v->ops->pause(v, false);
+	virtio_pause(v, false);
 }
 
 static void apply_queues(struct virtio *v, const struct saved_queues *s)

@@ -25,6 +25,9 @@ struct device_ops {
 	void (*reset)(struct device *dev);
 	void (*save)(struct device *dev, struct state_writer *w);
 	int (*load)(struct device *dev, struct state_reader *r, struct error *err);
+	/* Ends what threads of its own have begun and begins nothing; `on` false: goes on. On the event thread or while its loop
+	 * does not run, with no vCPU running. NULL for one that stands still with the loop. */
+	void (*pause)(struct device *dev, bool on);
 	void (*destroy)(struct device *dev);
 };
 

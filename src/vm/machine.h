@@ -92,6 +92,7 @@ struct vm {
 	bool quit; /* parked vCPU threads end */
 	enum vm_request request;
 	struct vm_result result; /* of REQUEST_END */
+	bool reset_too;          /* and before it ends, the guest's reset, which came when it was to stop already */
 };
 
 /* ---- vm.c ---- */
@@ -105,6 +106,12 @@ void vm_request_end(struct vm *vm, enum vm_end end, unsigned code, const char *r
 /* Makes the buses, the interrupt controllers and all chips; vm->vcpu[] must have their indices. */
 int wiring_create(struct vm *vm, struct error *err);
 void wiring_reset(struct vm *vm);
+/* Has the devices stand still, those with threads of their own too; or go on. No vCPU runs. */
+void wiring_pause(struct vm *vm, bool on);
+/* Where the list of devices ends for those that an engine has to do with: behind it are PCI and what is on it. */
+struct device **wiring_chips_end(struct vm *vm);
+/* vm->ops has become another: after a reset of the chips. */
+void wiring_set_engine(struct vm *vm);
 void wiring_destroy(struct vm *vm); /* after the vCPUs' threads */
 
 /* ---- vcpu.c ---- */

@@ -69,6 +69,14 @@ static int check_devices(const struct vm *vm, struct error *err)
 	return 0;
 }
 
+void saved_write(struct vm *vm, struct state_writer *w)
+{
+	save_machine(vm, w);
+	for (unsigned i = 0; i < vm->vcpus; i++)
+		save_vcpu(&vm->vcpu[i], w);
+	state_save_devices(w, vm->devices);
+}
+
 int vm_save(struct vm *vm, struct vm_saved **result, struct error *err)
 {
 	struct vm_saved *saved = memory_zalloc(sizeof(*saved));
@@ -78,10 +86,7 @@ int vm_save(struct vm *vm, struct vm_saved **result, struct error *err)
 	saved->tsc_khz = vm->ops->vm_tsc_khz(vm->engine);
 	int rc = check_devices(vm, err);
 	if (!rc) {
-		save_machine(vm, saved->writer);
-		for (unsigned i = 0; i < vm->vcpus; i++)
-			save_vcpu(&vm->vcpu[i], saved->writer);
-		state_save_devices(saved->writer, vm->devices);
+		saved_write(vm, saved->writer);
 		rc = state_writer_finish(saved->writer, &saved->bytes, &saved->size, err);
 	}
 	if (rc) {

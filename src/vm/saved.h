@@ -22,6 +22,8 @@ struct vm_saved {
 	struct host_memory ram[BOOT_MAX_REGIONS];
 };
 
+/* Everything but the memory, with no vCPU's thread. */
+void saved_write(struct vm *vm, struct state_writer *w);
 /* With all chips made and no vCPU's thread: puts everything but the memory into vm. */
 int saved_load(struct vm *vm, const struct vm_saved *saved, struct error *err);
 

@@ -14,6 +14,7 @@
 #include "vm/machine.h"
 #include "vm/profile.h"
 #include "vm/saved.h"
+#include "vm/state.h"
 
 #define NS_PER_S 1000000000ull
 
@@ -32,7 +33,8 @@ void vm_request_end(struct vm *vm, enum vm_end end, unsigned code, const char *r
 {
 	pthread_mutex_lock(&vm->lock);
 	bool first = vm->request != REQUEST_END;
-	if (first) {
+	/* What a guest does before it stands still is not lost by its being stopped. */
+	if (first || (vm->result.end == VM_STOPPED && end != VM_STOPPED)) {
 		vm->request = REQUEST_END;
 		vm->result.end = end;
 		vm->result.code = code;
@@ -53,6 +55,8 @@ void vm_request_reset(struct vm *vm)
 	bool first = vm->request == REQUEST_NONE;
 	if (first)
 		vm->request = REQUEST_RESET;
+	else if (vm->request == REQUEST_END && vm->result.end == VM_STOPPED)
+		vm->reset_too = true;
 	pthread_mutex_unlock(&vm->lock);
 	if (first)
 		hold(vm);
@@ -152,9 +156,13 @@ static void on_request(void *arg)
 	wait_until_parked(vm);
 	pthread_mutex_lock(&vm->lock);
 	enum vm_request request = vm->request;
+	bool reset_too = vm->reset_too && vm->result.end == VM_STOPPED;
+	vm->reset_too = false;
 	pthread_mutex_unlock(&vm->lock);
 
 	if (request == REQUEST_END) {
+		if (reset_too && restart(vm, &err))
+			vm_request_end(vm, VM_ERROR, 0, err.text);
 		event_loop_stop(vm->loop, 0);
 	} else if (request == REQUEST_RESET) {
 		if (restart(vm, &err))
@@ -295,7 +303,8 @@ static void on_device_wrote(void *ctx, uint64_t gpa, uint64_t size)
 {
 	const struct vm *vm = ctx;
 
-	vm->ops->vm_written(vm->engine, gpa, size);
+	if (vm->engine) /* else one that could not be changed, on its way out */
+		vm->ops->vm_written(vm->engine, gpa, size);
 }
 
 static int take_memory(struct vm *vm, unsigned i, uint64_t size, struct error *err)
@@ -319,11 +328,19 @@ static int make_memory(struct vm *vm, struct error *err)
 			return rc;
 		r->hva = vm->ram[i].base;
 		guest_memory_add(&vm->guest_memory, r->gpa, r->size, r->hva, vm->ram[i].fd);
-		rc = vm->ops->vm_map(vm->engine, r->gpa, r->hva, r->size, 0, err);
-		if (rc)
-			return rc;
 	}
 	return 0;
+}
+
+static int map_memory(struct vm *vm, struct error *err)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < vm->memory.regions; i++) {
+		const struct boot_region *r = &vm->memory.region[i];
+		rc = vm->ops->vm_map(vm->engine, r->gpa, r->hva, r->size, 0, err);
+	}
+	return rc;
 }
 
 static int make_engine(struct vm *vm, struct error *err)
@@ -384,6 +401,8 @@ static int build(struct vm *vm, struct error *err)
 	if (!rc)
 		rc = make_memory(vm, err);
 	if (!rc)
+		rc = map_memory(vm, err);
+	if (!rc)
 		rc = console_create(&vm->console, vm, err);
 	/* The kernel first: that takes long enough to learn the TSC's frequency meanwhile. */
 	struct engine_cpu_state *entry = memory_zalloc(sizeof(*entry));
@@ -421,6 +440,70 @@ static int create(struct vm **result, const struct vm_config *config, struct vm_
 	}
 	*result = vm;
 	return rc;
+}
+
+/* ---- changing the engine ---- */
+
+static int change(struct vm *vm, struct error *err)
+{
+	int rc = pick_engine(vm, err);
+
+	if (!rc)
+		rc = open_trace(vm, err);
+	if (!rc)
+		rc = make_engine(vm, err);
+	if (!rc)
+		rc = map_memory(vm, err);
+	if (rc)
+		return rc;
+	wiring_set_engine(vm);
+	for (unsigned i = 0; !rc && i < vm->vcpus; i++)
+		rc = vcpu_create(&vm->vcpu[i], err);
+	return rc;
+}
+
+/* What vm_run's end has left. */
+static void rearm(struct vm *vm, uint64_t stop_after)
+{
+	vm->config.stop_after = stop_after;
+	if (stop_after && !vm->stop_timer)
+		vm->stop_timer = timer_create_on(vm->clock, on_stop_timer, vm);
+	vm->request = REQUEST_NONE;
+	vm->result = (struct vm_result){ 0 };
+	vm->quit = false;
+	atomic_store(&vm->hold, false);
+}
+
+int vm_change_engine(struct vm *vm, const char *engine, uint64_t stop_after, struct error *err)
+{
+	struct vm_saved saved = { .writer = state_writer_create() };
+	struct device **end = wiring_chips_end(vm), *others = *end;
+
+	if (vm->profile) {
+		state_writer_destroy(saved.writer);
+		return error_set(err, -ENOTSUP, "a profile is of one engine: leave --profile out");
+	}
+	wiring_pause(vm, true); /* first, since it may send interrupts */
+	*end = NULL;            /* PCI and what is on it knows nothing of engines */
+	saved_write(vm, saved.writer);
+	int rc = state_writer_finish(saved.writer, &saved.bytes, &saved.size, err);
+	wiring_reset(vm); /* what their state does not say goes, as for a machine that goes on elsewhere */
+	for (unsigned i = 0; i < vm->vcpus; i++)
+		vcpu_destroy(&vm->vcpu[i]);
+	vm->ops->vm_destroy(vm->engine);
+	vm->engine = NULL;
+	vm->config.engine = engine;
+	if (!rc)
+		rc = change(vm, err);
+	if (!rc)
+		rc = saved_load(vm, &saved, err);
+	*end = others;
+	state_writer_destroy(saved.writer);
+	if (rc)
+		return rc;
+	rearm(vm, stop_after);
+	wiring_pause(vm, false);
+	return 0;
 }
 
 int vm_create(struct vm **result, const struct vm_config *config, struct error *err)
@@ -468,7 +551,7 @@ void vm_run(struct vm *vm, struct vm_result *result)
 
 	if (vm->trace_timer)
 		timer_arm(vm->trace_timer, 0);
-	if (vm->stop_timer)
+	if (vm->config.stop_after)
 		timer_arm(vm->stop_timer, clock_now(vm->clock) + vm->config.stop_after);
 	for (unsigned i = 0; i < vm->vcpus; i++)
 		if (vcpu_start(&vm->vcpu[i], &err)) {

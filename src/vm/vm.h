@@ -49,6 +49,10 @@ void vm_profile_anew(struct vm *vm);
  * -ENOTSUP when it has devices that can't be saved. */
 int vm_save(struct vm *vm, struct vm_saved **saved, struct error *err);
 void vm_saved_destroy(struct vm_saved *saved);
+/* After vm_run has ended with VM_STOPPED: the machine goes on, on another engine, when vm_run is called again; the devices
+ * stay as they are, with what they are connected to. stop_after is as in the configuration. When it fails, the machine
+ * can only be destroyed. */
+int vm_change_engine(struct vm *vm, const char *engine, uint64_t stop_after, struct error *err);
 /* As vm_create, but the machine goes on from there instead of booting; config differs in the engine at most. Takes
  * `saved`, also when it fails. */
 int vm_restore(struct vm **vm, const struct vm_config *config, struct vm_saved *saved, struct error *err);

@@ -740,6 +740,49 @@ static void test_config_check_says_what_to_do(void **state)
 	}
 }
 
+/* Does things when it is to stop already: a reset, nothing, a power-off; and sees that its state was reset, and kept. */
+static enum engine_exit guest_is_late(struct engine_vcpu *cpu, struct engine_run *run)
+{
+	static unsigned runs;
+	uint64_t *seen = &cpu->state.gpr[15];
+
+	(void)run;
+	while (!atomic_load(&cpu->kicks))
+		usleep(100);
+	switch (runs++) {
+	case 0:
+		out(cpu, 0xcf9, 1, 6);
+		*seen = 1;
+		break;
+	case 1:
+		*seen = *seen ? 2 : 7;
+		break;
+	default:
+		if (*seen == 7)
+			power_off(cpu);
+	}
+	return ENGINE_EXIT_KICKED;
+}
+
+static void test_what_comes_late_is_not_lost(void **state)
+{
+	struct machine *m = *state;
+	struct vm_result result;
+	struct error err;
+
+	m->config.stop_after = 1000000;
+	struct vm *vm = make(m, guest_is_late);
+	guest_of_test = &(guest_fn *const){ guest_is_late };
+	for (;;) {
+		vm_run(vm, &result);
+		if (result.end != VM_STOPPED)
+			break;
+		assert_int_equal(vm_change_engine(vm, "stub", 1000000, &err), 0);
+	}
+	assert_int_equal(result.end, VM_POWER_OFF);
+	vm_destroy(vm);
+}
+
 static void test_trace_lists(void **state)
 {
 	struct error err;
@@ -776,6 +819,7 @@ int main(void)
 		TEST(test_profile_is_written_with_symbols),
 		TEST(test_an_engine_without_profile_is_refused),
 		TEST(test_config_check_says_what_to_do),
+		TEST(test_what_comes_late_is_not_lost),
 		TEST(test_trace_lists),
 	};
 	signal(SIGPIPE, SIG_IGN);

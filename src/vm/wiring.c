@@ -119,6 +119,8 @@ static void on_route(void *ctx, unsigned pin, const struct apic_message *msg)
 {
 	const struct vm *vm = ctx;
 
+	if (!lapics_are_engines(vm))
+		return;
 	if (msg) {
 		const struct engine_msi msi = msi_of(msg);
 		vm->ops->vm_eoi_route(vm->engine, pin, &msi);
@@ -153,7 +155,7 @@ static int make_interrupt_controllers(struct vm *vm, struct error *err)
 		.base = PLATFORM_IOAPIC_BASE,
 		.id = 0, /* as in the MADT */
 		.deliver = deliver,
-		.route = lapics_are_engines(vm) ? on_route : NULL,
+		.route = on_route,
 		.ctx = vm,
 	};
 
@@ -190,7 +192,8 @@ static void on_msi(void *ctx, uint64_t addr, uint32_t data)
 {
 	struct vm *vm = ctx;
 
-	if (addr >> 20 != PLATFORM_LAPIC_BASE >> 20) /* it would be a write to memory, of no use to anyone */
+	/* It would be a write to memory, of no use to anyone; or there is no engine any more. */
+	if (addr >> 20 != PLATFORM_LAPIC_BASE >> 20 || !vm->engine)
 		return;
 	if (lapics_are_engines(vm))
 		vm->ops->vm_msi(vm->engine, &(const struct engine_msi){ .addr = addr, .data = data });
@@ -223,7 +226,8 @@ static void make_pci(struct vm *vm)
 		.reset_bus = vm->reset_bus,
 		.msi = on_msi,
 		.msi_ctx = vm,
-		.doorbell = vm->ops->vm_doorbell ? on_doorbell : NULL,
+		/* One that may change its engine does without. */
+		.doorbell = vm->ops->vm_doorbell && !vm->config.movable[0] ? on_doorbell : NULL,
 	};
 
 	for (unsigned i = 0; i < PCI_PIRQS; i++)
@@ -388,6 +392,24 @@ int wiring_create(struct vm *vm, struct error *err)
 	if (!rc)
 		rc = make_devices(vm, err);
 	return rc;
+}
+
+void wiring_pause(struct vm *vm, bool on)
+{
+	for (struct device *dev = vm->devices; dev; dev = dev->next)
+		if (dev->ops->pause)
+			dev->ops->pause(dev, on);
+}
+
+struct device **wiring_chips_end(struct vm *vm)
+{
+	return &i8250_device(vm->uart)->next;
+}
+
+void wiring_set_engine(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->vcpus; i++)
+		lapic_set_passive(vm->vcpu[i].lapic, lapics_are_engines(vm));
 }
 
 void wiring_reset(struct vm *vm)
