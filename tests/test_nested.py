@@ -11,6 +11,7 @@ import machine
 import nested
 import netlab
 from test_boot import HARMLESS, parts
+from test_cpu import seen_in
 from test_tiny import FAILED, OK
 
 pytestmark = pytest.mark.plures
@@ -49,6 +50,8 @@ def test_info_and_tiny_guests(l1, cpus):
     for name in names:
         script += (f"echo '@{name}'; plures run --engine kvm -m 64M --cpus {2 if name == 'smp' else 1} --append tcg --debug-exit"
                    f" {'' if name == 'reset' else '--no-reboot'} --kernel /l2/{name} </dev/null 2>&1; echo status $?\n")
+    for engine in ("kvm", "soft"):
+        script += f"echo '@level {engine}'; plures run --engine {engine} -m 64M --cpu x86-64-v2 --debug-exit --kernel /l2/features </dev/null 2>&1\n"
     script += "echo '@end'"
     output, said = l1(script, {f"l2/{name}": guest_build.tiny(name) for name in names}, cpus=cpus)
     found = parts(output)
@@ -65,6 +68,7 @@ def test_info_and_tiny_guests(l1, cpus):
     assert cpus == 1 or "cpus 2" in found["smp"]
     assert [line for line in found["reset"] if line.startswith("boot")] == ["boot 0", "boot 1", "boot 2", "boot 3"]
     assert "triple fault" in found["triple"][-2]
+    assert {"pni", "sse4_2"} <= seen_in("\n".join(found["level kvm"])) == seen_in("\n".join(found["level soft"])), said
 
 
 # QEMU 7.2's TCG does not tell a hypervisor of XSETBV, so L1's KVM would not know what a guest's XCR0 is.

@@ -100,7 +100,7 @@ static struct cpuid *guest_cpuid(const struct verdict *verdict, unsigned n)
 
 	for (unsigned i = 0; i < n; i++)
 		if (verdict[i].works)
-			return cpuid_create_for(verdict[i].ops, 1, 1);
+			return cpuid_create_for(verdict[i].ops, 1, 1, NULL);
 	return cpuid_create(&config);
 }
 

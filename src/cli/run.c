@@ -413,6 +413,15 @@ static const struct cli_option options[] = {
 	  .offset = CONFIG(cpus),
 	  .value = "N",
 	  .help = "How many CPUs the guest has, 1 to 64; each is a thread. 1 unless given." },
+	{ .name = "cpu",
+	  .kind = CLI_STRING,
+	  .offset = CONFIG(cpu),
+	  .value = "MODEL[,+FEATURE|,-FEATURE]...",
+	  .help = "What the guest's CPU can do: host (the same is max), all that this host and the engine have, which "
+		  "is it unless given; or a level "
+		  "of x86-64, x86-64-v1 to x86-64-v4. +FEATURE adds a feature and what it rests on, -FEATURE takes one "
+		  "away and what rests on it. "
+		  "Asking for what there is none of is an error. plures info lists what there is." },
 	{ .name = "disk",
 	  .kind = CLI_CALL,
 	  .value = "FILE[,KEY=VALUE]...",

@@ -20,7 +20,7 @@
 
 #include "base/error.h"
 
-#define LIBRARY_POINTER(name) __typeof__(name) *name; /* NOLINT(bugprone-macro-parentheses): a declaration */
+#define LIBRARY_POINTER(name) __typeof__(name) *name;
 #define LIBRARY_NAME(name) #name,
 #define LIBRARY_COUNT(names) (sizeof(names) / sizeof(*(names)))
 

@@ -9,6 +9,7 @@
 #include "boot/boot.h"
 #include "host/memory.h"
 #include "virtio/virtio.h"
+#include "vm/cpu_model.h"
 #include "vm/platform.h"
 
 enum { PAGE = 4096 };
@@ -78,7 +79,10 @@ static int check_memory(uint64_t memory, struct error *err)
 int vm_config_check(const struct vm_config *config, struct error *err)
 {
 	int rc = check_engine(config->engine, err);
+	struct cpu_model model;
 
+	if (!rc && config->cpu && cpu_model_parse(config->cpu, &model, err))
+		rc = error_prefix(err, -EINVAL, "--cpu");
 	if (rc)
 		return rc;
 	if (config->cpus < 1 || config->cpus > VM_CPUS_MAX)

@@ -35,6 +35,7 @@ struct vm_config {
 	const char *append; /* the kernel's command line, "" for none */
 	uint64_t memory;    /* bytes */
 	unsigned cpus;
+	const char *cpu; /* cpu_model.h; or NULL: all that there is */
 	/* Ends vm_run with VM_STOPPED after so many ns; 0: never. */
 	uint64_t stop_after;
 	/* The guest's CPU has only what these engines can all carry, so that it can move between them; ended by NULL. */

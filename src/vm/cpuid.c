@@ -12,6 +12,7 @@
 
 #include "base/memory.h"
 #include "chip/lapic.h"
+#include "vm/cpu_model.h"
 #include "vm/cpuid.h"
 
 enum {
@@ -41,7 +42,7 @@ struct cpuid {
 
 /* ---- feature words ---- */
 
-enum policy { HOST, SOUND, OURS, AMD, INTEL, SMP, DIRECT, ANYWHERE, KERNEL };
+enum policy { HOST, SOUND, NATURE, NATIVE, OURS, AMD, INTEL, SMP, DIRECT, ANYWHERE, KERNEL };
 
 static const struct {
 	uint32_t leaf, subleaf;
@@ -157,9 +158,11 @@ static bool feature_shown(const struct cpuid *cpuid, unsigned i, uint32_t host_w
 		return false;
 	switch ((enum policy)(cpuid->config.direct ? features[i].direct : features[i].policy)) {
 	case DIRECT:
+	case NATIVE:
 		return cpuid->config.direct && (host_word >> features[i].bit & 1);
 	case KERNEL: /* who has no such leaf has no such feature */
 	case HOST:
+	case NATURE:
 		return host_word >> features[i].bit & 1;
 	case SOUND:
 		return (host_word >> features[i].bit & 1) && kernel_trusts(cpuid, features[i].name);
@@ -188,6 +191,8 @@ static void make_words(struct cpuid *cpuid)
 				cpuid->word[w] |= 1u << features[i].bit;
 		if (cpuid->config.common)
 			cpuid->word[w] &= cpuid->config.common->word[w];
+		if (cpuid->config.model)
+			cpuid->word[w] &= cpuid->config.model->may[w];
 	}
 	if (cpuid->amd) /* AMD repeats these bits of leaf 1 there */
 		cpuid->word[CPUID_80000001_EDX] |= cpuid->word[CPUID_1_EDX] & 0x0183f3ff;
@@ -410,7 +415,7 @@ struct cpuid *cpuid_create(const struct cpuid_config *config)
 }
 
 static struct cpuid *create_for(const struct engine_ops *ops, unsigned vcpus, uint64_t tsc_khz,
-				const struct cpuid *common)
+				const struct cpuid *common, const struct cpu_model *model)
 {
 	enum { LISTED_MAX = 256 };
 	struct cpuid_config config = {
@@ -419,6 +424,7 @@ static struct cpuid *create_for(const struct engine_ops *ops, unsigned vcpus, ui
 		.filter = ops->cpuid_filter,
 		.direct = ops->direct,
 		.common = common,
+		.model = model,
 	};
 	struct engine_cpuid_leaf *list = NULL;
 
@@ -431,16 +437,19 @@ static struct cpuid *create_for(const struct engine_ops *ops, unsigned vcpus, ui
 	struct cpuid *cpuid = cpuid_create(&config);
 	cpuid->config.list = NULL;
 	cpuid->config.common = NULL;
+	cpuid->config.model = NULL;
 	free(list);
 	return cpuid;
 }
 
-struct cpuid *cpuid_create_for(const struct engine_ops *ops, unsigned vcpus, uint64_t tsc_khz)
+struct cpuid *cpuid_create_for(const struct engine_ops *ops, unsigned vcpus, uint64_t tsc_khz,
+			       const struct cpu_model *model)
 {
-	return create_for(ops, vcpus, tsc_khz, NULL);
+	return create_for(ops, vcpus, tsc_khz, NULL, model);
 }
 
-struct cpuid *cpuid_create_common(const struct engine_ops *const *ops, unsigned vcpus, uint64_t tsc_khz)
+struct cpuid *cpuid_create_common(const struct engine_ops *const *ops, unsigned vcpus, uint64_t tsc_khz,
+				  const struct cpu_model *model)
 {
 	const struct engine_ops *base = ops[0];
 	struct cpuid *common = NULL;
@@ -450,11 +459,11 @@ struct cpuid *cpuid_create_common(const struct engine_ops *const *ops, unsigned 
 		/* What only describes is the host's, where one of them filters that: it must not depend on the first. */
 		if (ops[n]->cpuid_filter)
 			base = ops[n];
-		struct cpuid *next = create_for(ops[n], vcpus, tsc_khz, common);
+		struct cpuid *next = create_for(ops[n], vcpus, tsc_khz, common, model);
 		cpuid_destroy(common);
 		common = next;
 	}
-	struct cpuid *cpuid = create_for(base, vcpus, tsc_khz, common);
+	struct cpuid *cpuid = create_for(base, vcpus, tsc_khz, common, model);
 	cpuid_destroy(common);
 	return cpuid;
 }
@@ -522,4 +531,27 @@ void cpuid_each_feature(const struct cpuid *cpuid, void (*fn)(void *ctx, const c
 	for (unsigned i = 0; i < FEATURES; i++)
 		if (cpuid->word[features[i].word] >> features[i].bit & 1)
 			fn(ctx, features[i].name);
+}
+
+const char *cpuid_feature(unsigned n)
+{
+	return n < FEATURES ? features[n].name : NULL;
+}
+
+bool cpuid_find_feature(const char *name, struct cpuid_bit *bit)
+{
+	for (unsigned i = 0; i < FEATURES; i++)
+		if (!strcmp(features[i].name, name)) {
+			*bit = (struct cpuid_bit){ features[i].word, features[i].bit };
+			return true;
+		}
+	return false;
+}
+
+void cpuid_without_extensions(uint32_t words[CPUID_WORDS])
+{
+	for (unsigned i = 0; i < FEATURES; i++)
+		if (features[i].policy == features[i].direct &&
+		    (features[i].policy == HOST || features[i].policy == SOUND || features[i].policy == NATIVE))
+			words[features[i].word] &= ~(1u << features[i].bit);
 }

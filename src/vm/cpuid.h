@@ -41,6 +41,7 @@ enum cpuid_word {
 typedef void cpuid_read_fn(uint32_t leaf, uint32_t subleaf, struct engine_cpuid *out);
 
 struct cpuid;
+struct cpu_model;
 
 struct cpuid_config {
 	unsigned vcpus;
@@ -53,14 +54,17 @@ struct cpuid_config {
 	bool direct; /* engine_ops.direct */
 	/* Only features that this one has too, and no mitigations; or NULL. */
 	const struct cpuid *common;
+	const struct cpu_model *model; /* only what it allows, or NULL: all */
 };
 
 struct cpuid *cpuid_create(const struct cpuid_config *config); /* never NULL */
 /* The same for a guest that may move between several engines (a list that NULL ends): what they all carry, and no word of
  * mitigations, which differ. */
-struct cpuid *cpuid_create_common(const struct engine_ops *const *ops, unsigned vcpus, uint64_t tsc_khz);
+struct cpuid *cpuid_create_common(const struct engine_ops *const *ops, unsigned vcpus, uint64_t tsc_khz,
+				  const struct cpu_model *model);
 /* The same with what an engine says of itself. */
-struct cpuid *cpuid_create_for(const struct engine_ops *ops, unsigned vcpus, uint64_t tsc_khz);
+struct cpuid *cpuid_create_for(const struct engine_ops *ops, unsigned vcpus, uint64_t tsc_khz,
+			       const struct cpu_model *model);
 void cpuid_destroy(struct cpuid *cpuid);
 
 /* What CPUID gives on a vCPU. Leaves that do not exist read as zeros. */
@@ -76,6 +80,19 @@ void cpuid_words(const struct cpuid *cpuid, uint32_t words[CPUID_WORDS]);
 
 /* Calls fn with the name of each feature that the guest sees, in the table's order. */
 void cpuid_each_feature(const struct cpuid *cpuid, void (*fn)(void *ctx, const char *name), void *ctx);
+
+/* ---- the table of features, for cpu_model.c ---- */
+
+struct cpuid_bit {
+	uint8_t word, bit;
+};
+
+/* The name of the n-th feature, or NULL after the last. */
+const char *cpuid_feature(unsigned n);
+/* Where a feature's bit is; false when there is none of that name. */
+bool cpuid_find_feature(const char *name, struct cpuid_bit *bit);
+/* Clears the bits of what a CPU can do. Others stay: what the machine adds, what tells how the CPU behaves, mitigations. */
+void cpuid_without_extensions(uint32_t words[CPUID_WORDS]);
 
 /* The host's own, as the CPUID instruction gives it. */
 void cpuid_host(uint32_t leaf, uint32_t subleaf, struct engine_cpuid *out);

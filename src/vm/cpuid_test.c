@@ -294,9 +294,9 @@ static void test_engines_that_run_guest_code_as_it_stands(void **state)
 		CLOCK = 1
 	};
 	const struct engine_ops *const both[] = { &runs_direct, &translates, NULL };
-	struct cpuid *direct = cpuid_create_for(&runs_direct, 1, 2600000);
-	struct cpuid *translated = cpuid_create_for(&translates, 1, 2600000);
-	struct cpuid *common = cpuid_create_common(both, 1, 2600000);
+	struct cpuid *direct = cpuid_create_for(&runs_direct, 1, 2600000, NULL);
+	struct cpuid *translated = cpuid_create_for(&translates, 1, 2600000, NULL);
+	struct cpuid *common = cpuid_create_common(both, 1, 2600000, NULL);
 	uint32_t d[CPUID_WORDS], t[CPUID_WORDS], c[CPUID_WORDS];
 
 	(void)state;

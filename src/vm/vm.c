@@ -2,6 +2,7 @@
 #include "vm/vm.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -11,6 +12,7 @@
 #include "base/writer.h"
 #include "chip/i8250.h"
 #include "vm/clock.h"
+#include "vm/cpu_model.h"
 #include "vm/machine.h"
 #include "vm/profile.h"
 #include "vm/saved.h"
@@ -357,6 +359,23 @@ static int make_engine(struct vm *vm, struct error *err)
 	return rc ? error_prefix(err, rc, "engine %s", vm->ops->name) : 0;
 }
 
+static int make_cpuid(struct vm *vm, uint64_t khz, struct error *err)
+{
+	struct cpu_model model;
+	char engine[64];
+	int rc = cpu_model_parse(vm->config.cpu ? vm->config.cpu : "host", &model, err);
+
+	if (rc)
+		return rc;
+	vm->cpuid = vm->config.movable[0] ? cpuid_create_common(vm->config.movable, vm->config.cpus, khz, &model)
+					  : cpuid_create_for(vm->ops, vm->config.cpus, khz, &model);
+	if (vm->config.movable[0])
+		snprintf(engine, sizeof(engine), "one of its engines");
+	else
+		snprintf(engine, sizeof(engine), "engine %s", vm->ops->name);
+	return cpu_model_check(&model, vm->cpuid, engine, err);
+}
+
 /* The vCPUs as far as chips need them; vcpu_create, which the engine may use the chips in, comes after those. */
 static int make_cpus_and_chips(struct vm *vm, struct error *err)
 {
@@ -364,8 +383,9 @@ static int make_cpus_and_chips(struct vm *vm, struct error *err)
 
 	if (vm->from) /* what the guest was told; saved_load sees to it that it is near enough */
 		khz = vm->from->tsc_khz;
-	vm->cpuid = vm->config.movable[0] ? cpuid_create_common(vm->config.movable, vm->config.cpus, khz)
-					  : cpuid_create_for(vm->ops, vm->config.cpus, khz);
+	int rc = make_cpuid(vm, khz, err);
+	if (rc)
+		return rc;
 	kvmclock_init(&vm->kvmclock, vm->ops->vm_tsc(vm->engine), khz, 0, 0);
 	vm->vcpu = memory_zalloc(sizeof(*vm->vcpu) * vm->config.cpus);
 	vm->vcpus = vm->config.cpus;
@@ -373,7 +393,7 @@ static int make_cpus_and_chips(struct vm *vm, struct error *err)
 		vm->vcpu[i].vm = vm;
 		vm->vcpu[i].index = i;
 	}
-	int rc = wiring_create(vm, err);
+	rc = wiring_create(vm, err);
 	for (unsigned i = 0; !rc && i < vm->vcpus; i++)
 		rc = vcpu_create(&vm->vcpu[i], err);
 	return rc;
