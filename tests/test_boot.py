@@ -149,6 +149,17 @@ def test_boot(argv, kernel, initramfs, name, cpus, memory):
         assert found["clocksource"][0] in ("kvm-clock", "tsc")
 
 
+@pytest.mark.plures
+@pytest.mark.parametrize("options", ["no-groups,no-loops,no-slots,no-traces", "all-hot", pytest.param("one-insn", marks=pytest.mark.slow)])
+def test_optimisations(kernel, initramfs, options):
+    """The soft engine's, all off and all on at once."""
+    vm, said = boot(machine.plures, kernel(), initramfs(SCRIPT), cpus=2, options=["--engine", "soft", "--soft-opt", options], timeout=300)
+    found = parts(vm.output)
+    assert "end" in found and vm.code == 0, said
+    check_cpus(found, 2)
+    check_dmesg(found)
+
+
 @pytest.mark.parametrize("cpus", [pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)])
 def test_more_processors(argv, kernel, initramfs, cpus):
     vm, said = boot(argv, kernel(), initramfs(SCRIPT), cpus, timeout=300)

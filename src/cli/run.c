@@ -517,7 +517,17 @@ static const struct cli_option options[] = {
 	  .kind = CLI_STRING,
 	  .offset = CONFIG(engine_options),
 	  .value = "LIST",
-	  .help = "Settings of the engine's own, with commas between; for kvm: halt-poll=MICROSECONDS, slow." },
+	  .help = "Settings of the engine's own, with commas between; for kvm: halt-poll=MICROSECONDS, slow; for soft, "
+		  "what to "
+		  "translate without, should it be suspected: no-groups, no-loops, no-slots, no-traces, one-insn; or "
+		  "in another "
+		  "way: all-hot, "
+		  "small-cache, perf-map." },
+	{ .name = "soft-opt",
+	  .kind = CLI_STRING,
+	  .offset = CONFIG(engine_options),
+	  .value = "LIST",
+	  .help = "The same as --engine-options." },
 	{ .name = "move-to",
 	  .kind = CLI_CALL,
 	  .value = "ENGINE[,MILLISECONDS]",

@@ -331,8 +331,8 @@ static void block_kill(struct soft_cache *cache, struct soft_block *block)
 		unlink_one(block->in);
 	for (unsigned i = 0; i < SOFT_BLOCK_LINKS; i++)
 		unlink_one(&block->link[i]);
-	for (struct soft_link *twin = block->twins; twin; twin = twin->twin)
-		unlink_one(twin);
+	for (struct soft_link *other = block->others; other; other = other->sibling)
+		unlink_one(other);
 	for (unsigned i = 0; i < cache->vm->cpus; i++) {
 		struct soft_jc_entry *e = &cache->vm->cpu[i]->jc[soft_jc_index(block->rip)];
 		if (__atomic_load_n(&e->code, __ATOMIC_RELAXED) == (uint32_t)(uintptr_t)block->code_mem)
@@ -377,16 +377,22 @@ void cache_demote(struct soft_cache *cache, const uint8_t *pc, unsigned insn)
 	learn_at(cache, pc, (struct cache_lessons){ .demoted = UINT64_C(1) << insn });
 }
 
+/* What a hot block goes on to is hot, if it can't tell. */
+static void heat(struct soft_cache *cache, const struct soft_block *block, const struct soft_link *link)
+{
+	if (link->to && link->to != block && !link->to->heated)
+		learn(cache, link->to, (struct cache_lessons){ .hot = true });
+}
+
 void cache_promote(struct soft_cache *cache, const uint8_t *pc)
 {
 	struct soft_block *block = cache_find_pc(cache, pc);
 	cache_lock(cache);
 	if (block && !block->dead) {
-		for (unsigned i = 0; i < SOFT_BLOCK_LINKS; i++) {
-			struct soft_block *to = block->link[i].to;
-			if (to && to != block && !to->heated)
-				learn(cache, to, (struct cache_lessons){ .hot = true });
-		}
+		for (unsigned i = 0; i < SOFT_BLOCK_LINKS; i++)
+			heat(cache, block, &block->link[i]);
+		for (const struct soft_link *other = block->others; other; other = other->sibling)
+			heat(cache, block, other);
 		learn(cache, block, (struct cache_lessons){ .hot = true });
 	}
 	cache_unlock(cache);

@@ -33,7 +33,7 @@ struct soft_link {
 	struct soft_block *from;
 	struct soft_block *to;          /* NULL while unlinked */
 	struct soft_link *next, **prev; /* the list of links into `to` */
-	struct soft_link *twin;         /* the next of its block's `twins` */
+	struct soft_link *sibling;      /* the next of its block's `others` */
 	bool flags_mem;                 /* arrives with the flags in memory */
 };
 
@@ -74,7 +74,8 @@ struct soft_block {
 	unsigned maps;
 	uint16_t borrowed; /* guest registers that a loop's fast code uses for itself */
 	struct soft_link link[SOFT_BLOCK_LINKS];
-	struct soft_link *twins;         /* its groups' ways to blocks without groups (SOFT_MODE_SINGLE) */
+	struct soft_link
+	    *others; /* more exits: side exits of a trace, and groups' to blocks without groups (SOFT_MODE_SINGLE) */
 	struct soft_link *in;            /* links into this block */
 	struct soft_block *page_next[2]; /* the lists of its pages */
 };

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* loop_test.c - loops of one block, as trans_loop.c lays them out and as other blocks are: both must leave the same. Each runs from
- * several places, so that it meets the ends of pages, devices and pages that are not there at every copy of its body. */
+/* loop_test.c - loops of one block, as trans_loop.c lays them out, and traces, as other blocks are: both must leave the same. Each
+ * runs from several places, so that it meets the ends of pages, devices and pages that are not there at every copy of its body. */
 #include "engine/soft/test_machine.h"
 
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
-enum { SPACE = 0x8000, COUNT = 150 };
+enum { SPACE = 0x8000, COUNT = 150, PAGE_TABLE = TEST_TABLES + 0x3000 /* of TEST_DATA */ };
 #define ARITHMETIC 0x8d5
 
 /* RSI and RDI walk or stand, RCX counts down, R8 up; R9 is a mask. */
@@ -29,6 +29,19 @@ LOOP(many,
      "add rdi, 4; add rbx, 4; add rbp, 4; add r12, 4; add r13, 4; dec rcx");
 LOOP(own_code, "mov eax, [rsi]; mov [rdi + 0x1000], eax; add rsi, 4; add rdi, 4; dec rcx");
 
+/* Traces: branches forward that are sometimes taken, with and without anyone who needs their flags. */
+LOOP(sides, "mov rax, [rsi]; test al, 1; jz 2f; add [rsi + 8], rax; test al, 2; jz 2f; mov [rsi + 16], rax; cmp rax, "
+	    "[rsi + 24]; "
+	    "jb 2f; inc rdx; 2: add rsi, 24; dec rcx");
+LOOP(side_flags, "mov eax, [rsi]; add eax, [rsi + 4]; jc 2f; mov [rdi], eax; js 2f; adc edx, [rsi + 8]; jo 2f; nop; "
+		 "2: adc r8d, 0; sets [rdi + 4]; lea rsi, [rsi + 12]; lea rdi, [rdi + 8]; dec rcx");
+LOOP(side_stack, "push rax; mov rdx, [rsi]; test dl, 4; jnz 2f; push rdx; pop rbx; test dl, 8; jz 2f; mov [rsp], rdx; "
+		 "2: pop rax; add rsi, 8; add rax, rdx; dec rcx");
+LOOP(side_writes, "mov rax, [rsi]; test al, 64; jnz 2f; mov [rsi + 504], rax; 2: add rsi, 40; dec rcx");
+LOOP(side_memory,
+     "mov r10, [rsi]; cmp r10b, r11b; ja 2f; mov r15, [r10 * 1 + 0]; 2: mov r11, r10; mov rax, [rdi]; add rdi, 8; "
+     "test al, 3; jz 3f; add [rdi], r11; 3: add rsi, 8; dec rcx");
+
 struct pair {
 	void *hot, *plain;
 };
@@ -37,7 +50,7 @@ static int setup(void **state)
 {
 	struct pair *p = calloc(1, sizeof(*p));
 	*state = p;
-	return test_setup_with(&p->hot, "all-hot") < 0 || test_setup_with(&p->plain, "no-loops") < 0 ? -1 : 0;
+	return test_setup_with(&p->hot, "all-hot") < 0 || test_setup_with(&p->plain, "no-loops,no-traces") < 0 ? -1 : 0;
 }
 
 static int teardown(void **state)
@@ -60,7 +73,7 @@ static void prepare(struct test_machine *m, unsigned at, enum layout layout)
 		test_page(m, n, TEST_WRITABLE);
 	test_page(m, 5, access[layout]);
 	if (layout == A_DEVICE)
-		test_put(m, TEST_TABLES + 0x3000 + 5 * 8, TEST_DEVICE | 3, 8);
+		test_put(m, PAGE_TABLE + 5 * 8, TEST_DEVICE | 3, 8);
 	for (unsigned i = 0; i < 2 * SPACE; i++)
 		m->ram[TEST_DATA + i] = (uint8_t)(i * 37 + (i >> 8) * 11 + 1);
 	for (unsigned r = 0; r < 16; r++)
@@ -82,6 +95,7 @@ static void compare(const struct test_machine *a, const struct test_machine *b, 
 	assert_memory_equal(a->state.gpr, b->state.gpr, sizeof(a->state.gpr));
 	assert_int_equal(a->state.rflags & flags, b->state.rflags & flags);
 	assert_memory_equal(a->ram + TEST_DATA, b->ram + TEST_DATA, 2 * SPACE);
+	assert_memory_equal(a->ram + PAGE_TABLE, b->ram + PAGE_TABLE, 16 * 8); /* what was accessed and what is dirty */
 	for (unsigned n = 0; n < 2; n++) {
 		uint8_t x[32], y[32];
 		test_get_ymm(a, n, x);
@@ -130,6 +144,11 @@ TEST(divides)
 TEST(flags)
 TEST(carries)
 TEST(many)
+TEST(sides)
+TEST(side_flags)
+TEST(side_stack)
+TEST(side_writes)
+TEST(side_memory)
 
 /* A loop that writes over itself, upwards: the copies that were laid out must not outlive the bytes. */
 static void test_own_code(void **state)
@@ -154,9 +173,10 @@ int main(void)
 {
 #define ROW(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		ROW(copies),  ROW(backwards), ROW(indexed), ROW(vectors),    ROW(strided),
-		ROW(table),   ROW(in_memory), ROW(high),    ROW(same_place), ROW(aligned),
-		ROW(divides), ROW(flags),     ROW(carries), ROW(many),       ROW(own_code),
+		ROW(copies),  ROW(backwards),  ROW(indexed),    ROW(vectors),     ROW(strided),
+		ROW(table),   ROW(in_memory),  ROW(high),       ROW(same_place),  ROW(aligned),
+		ROW(divides), ROW(flags),      ROW(carries),    ROW(many),        ROW(own_code),
+		ROW(sides),   ROW(side_flags), ROW(side_stack), ROW(side_writes), ROW(side_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

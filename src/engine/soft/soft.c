@@ -132,8 +132,8 @@ static bool has_option(const char *options, const char *name)
 }
 
 /* What can be switched off, to find what is wrong or what it buys. */
-static const char *const option_names[] = { "one-insn", "all-hot",     "no-groups", "no-loops",
-					    "no-slots", "small-cache", "perf-map" };
+static const char *const option_names[] = { "one-insn", "all-hot",   "no-groups",   "no-loops",
+					    "no-slots", "no-traces", "small-cache", "perf-map" };
 
 static int check_options(const char *options, struct error *err)
 {
@@ -146,7 +146,7 @@ static int check_options(const char *options, struct error *err)
 		if (!known)
 			return error_set(err, -EINVAL,
 					 "unknown option '%.*s' of the soft engine (it has one-insn, all-hot, "
-					 "no-groups, no-loops, no-slots, small-cache, perf-map)",
+					 "no-groups, no-loops, no-slots, no-traces, small-cache, perf-map)",
 					 (int)n, p);
 		p += n + (p[n] == ',');
 	}
@@ -178,6 +178,7 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_config *co
 	s->all_hot = has_option(config->options, "all-hot");
 	s->no_loops = has_option(config->options, "no-loops");
 	s->no_slots = has_option(config->options, "no-slots");
+	s->no_traces = has_option(config->options, "no-traces");
 	s->no_groups = has_option(config->options, "no-groups");
 	s->tsc_start = host_tsc_sample();
 	unsigned a, b, c, d;

@@ -79,6 +79,7 @@ struct trans_exit {
 	unsigned from; /* instruction */
 	uint8_t *back; /* EXIT_CALL*: where the host's RET shall come back to */
 	uint8_t *miss; /* another branch that comes here, or NULL */
+	struct soft_link *side;
 	bool done;
 };
 enum {
@@ -88,6 +89,7 @@ enum {
 	EXIT_CALL = 103 /* of a call: rip's page is mapped elsewhere, or no branch: only the link's stub is wanted */,
 	EXIT_CALL_T0 = 104 /* of an indirect call: rip is in T0 */,
 	EXIT_HOT = 106 /* the block is hot; `from` is its counter */,
+	EXIT_SIDE = 107 /* the branch is the link `side` */,
 	EXIT_RET = 105 /* of a return that the return stack does not know; rip is in T0 */
 };
 
@@ -109,6 +111,7 @@ struct trans {
 	uint16_t at[TRANS_MAX + 1];   /* offset of each from the block's rip; [n] is the end */
 	uint16_t live[TRANS_MAX + 1]; /* flags needed at the start of each; [n] at the end */
 	unsigned n;
+	unsigned sides; /* Jcc's that are not the last */
 	enum flag_state flags;
 	struct trans_stub stub[TRANS_MAX * 2];
 	unsigned stubs;
@@ -264,6 +267,8 @@ void trans_masked(struct trans *t, unsigned i);
 trans_op op_copy; /* its part after the check */
 
 /* ---- trans_flow.c ---- */
+/* Does a trace go on after instruction i, a branch that has just been decoded? */
+bool trans_goes_on(struct trans *t, unsigned i);
 void trans_jcc(struct trans *t, unsigned i);
 void trans_loop_insn(struct trans *t, unsigned i);
 void trans_jmp(struct trans *t, unsigned i);

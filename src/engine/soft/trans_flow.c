@@ -118,16 +118,26 @@ void trans_edge(struct trans *t, unsigned k, uint64_t rip, unsigned from)
 	add_exit(t, link->patch, k, rip, from)->miss = miss;
 }
 
-void trans_to_twin(struct trans *t, unsigned i)
+static struct soft_link *another_link(struct trans *t)
 {
-	struct emit *e = &t->e;
 	struct soft_link *link = cache_alloc(t->cache, sizeof(*link));
 	if (!link) {
 		t->failed = true;
-		return;
+		return NULL;
 	}
-	*link = (struct soft_link){ .rip = trans_rip(t, i), .from = t->b, .flags_mem = true, .twin = t->b->twins };
-	t->b->twins = link;
+	*link = (struct soft_link){ .from = t->b, .sibling = t->b->others };
+	t->b->others = link;
+	return link;
+}
+
+void trans_to_twin(struct trans *t, unsigned i)
+{
+	struct emit *e = &t->e;
+	struct soft_link *link = another_link(t);
+	if (!link)
+		return;
+	link->rip = trans_rip(t, i);
+	link->flags_mem = true;
 	link->patch = emit_jmp(e, true);
 	link->stub = e->p;
 	emit_patch(link->patch, link->stub);
@@ -212,10 +222,41 @@ static void plain_jcc(struct trans *t, unsigned i, unsigned cond, unsigned k, ui
 	(void)trans_flags_needed(t, rip);
 }
 
+/* A Jcc that a trace goes on after. */
+static void side_exit(struct trans *t, unsigned i, uint64_t target)
+{
+	struct soft_link *link = another_link(t);
+	if (!link)
+		return;
+	struct trans_exit *x = add_exit(t, emit_jcc(&t->e, t->insn[i].cond, true), EXIT_SIDE, target, i);
+	x->side = link;
+	link->rip = target;
+	link->patch = x->branch;
+}
+
+bool trans_goes_on(struct trans *t, unsigned i)
+{
+	enum { SIDE_EXITS = 6 };
+	const struct insn *in = &t->insn[i];
+	uint64_t next = trans_rip(t, i) + in->len, target = next + (uint64_t)in->imm;
+	if (trans_op_of(t, in) != OP_JCC || !t->lessons.hot || t->cpu->vm->no_traces || !t->is64 || !linked(t) ||
+	    target <= next || !same_page(t, target) || !same_page(t, next) || t->sides == SIDE_EXITS)
+		return false;
+	uint32_t mode = t->b->mode & ~(uint32_t)SOFT_MODE_SINGLE;
+	if (!t->cpu->vm->all_hot && !cache_find(t->cache, t->b->gpa + (next - t->b->rip), next, mode))
+		return false; /* it has never been gone on after */
+	t->sides++;
+	return true;
+}
+
 void trans_jcc(struct trans *t, unsigned i)
 {
 	uint64_t target = branch_target(t, i);
 	trans_need_flags(t);
+	if (i + 1 < t->n) {
+		side_exit(t, i, target);
+		return;
+	}
 	if (linked(t) && target <= trans_rip(t, i) && same_page(t, trans_rip(t, i + 1))) {
 		/* The end of a loop, which goes on. */
 		plain_jcc(t, i, t->insn[i].cond ^ 1u, 1, trans_rip(t, i + 1));
@@ -573,6 +614,9 @@ static void emit_exit(struct trans *t, const struct trans_exit *x)
 	case EXIT_T0:
 		leave_indirect(t, x->from);
 		break;
+	case EXIT_SIDE:
+		emit_link_stub(t, x->side);
+		break;
 	case EXIT_CALL:
 		emit_call_exit(t, x);
 		break;
@@ -612,7 +656,7 @@ void trans_emit_exits(struct trans *t)
 			emit_link_stub(t, &t->b->link[x.link]);
 			continue;
 		}
-		if (x.branch)
+		if (x.branch && x.link != EXIT_SIDE)
 			emit_patch(x.branch, t->e.p);
 		emit_exit(t, &x);
 	}

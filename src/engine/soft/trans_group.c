@@ -11,7 +11,7 @@
  * the group can fault on memory. When it does not - another page begins in the span, a device, code, a page that is not
  * there - the block is left at the group's first instruction for a twin that was translated without groups
  * (SOFT_MODE_SINGLE), where each access faults or bounces by itself, precisely. Where pages meet is told and jumped over
- * in generated code, by a link (block->twins): a stack frame that crosses them would go this way each time.
+ * in generated code, by a link (block->others): a stack frame that crosses them would go this way each time.
  */
 #include "engine/soft/trans.h"
 
@@ -106,6 +106,7 @@ static struct role role_of(const struct trans *t, unsigned i, unsigned base)
 	case OP_SETCC:
 		return copy_role(t, in, base);
 	case OP_NOP:
+	case OP_JCC:
 		r.fits = true;
 		return r;
 	case OP_LEA:
@@ -166,11 +167,13 @@ static unsigned find_group(struct trans *t, unsigned first, unsigned base)
 {
 	int at = 0, min = 0, max = 0;
 	unsigned accesses = 0, last = first;
-	bool write = false;
+	bool write = false, maybe = false;
 	for (unsigned i = first; i < t->n; i++) {
 		struct role r = role_of(t, i, base);
-		if (!r.fits)
+		/* What a trace may leave before it writes may not be writable, and must not become dirty. */
+		if (!r.fits || (maybe && r.write && !write))
 			break;
+		maybe |= trans_op_of(t, &t->insn[i]) == OP_JCC;
 		if (r.access) {
 			int lo = at + r.offset, hi = lo + (int)r.size;
 			int new_min = accesses && min < lo ? min : lo, new_max = accesses && max > hi ? max : hi;

@@ -7,7 +7,7 @@
  * than 16 host registers, and that system instructions and control flow belong to the machine.
  *
  * The scheme. A block is decoded to its end (a branch, an instruction that may change mode or address space, the page's
- * end, TRANS_MAX). Going backwards over it gives the arithmetic flags that are needed at each point; going forwards
+ * end, TRANS_MAX). A hot one is a *trace*, which goes on past conditional branches forward that were seen not taken. Going backwards over it gives the arithmetic flags that are needed at each point; going forwards
  * emits each instruction: copied (trans_copy.c), translated (trans_flow.c, trans_misc.c) or as the call of a C helper.
  * Cold code - TLB misses, stores that need finishing, exits - lies elsewhere than the block's straight line.
  *
@@ -167,7 +167,7 @@ static bool decode_crossing(struct trans *t, unsigned off, uint64_t gpa2, enum t
 static bool decode(struct trans *t, uint64_t gpa2, unsigned max, enum translate_why *why)
 {
 	unsigned start = t->b->gpa & 0xfff, off = start;
-	t->n = 0;
+	t->n = t->sides = 0;
 	t->b->lo = (uint16_t)start;
 	while (t->n < max && off < 4096) {
 		struct insn *in = &t->insn[t->n];
@@ -184,7 +184,7 @@ static bool decode(struct trans *t, uint64_t gpa2, unsigned max, enum translate_
 		t->at[t->n++] = (uint16_t)(off - start);
 		off += in->len;
 		unsigned op = trans_op_of(t, in);
-		if (trans_fault_of(t, in) >= 0 || ends_block(op))
+		if (trans_fault_of(t, in) >= 0 || (ends_block(op) && !trans_goes_on(t, t->n - 1)))
 			break;
 		if (op == OP_STI && max > t->n + 1)
 			max = t->n + 1; /* one more */
@@ -230,6 +230,8 @@ static void find_live_flags(struct trans *t)
 			in->flags_read = live;
 		} else {
 			unsigned o = trans_op_of(t, in);
+			if (o == OP_JCC && i + 1 < t->n)
+				live |= trans_flags_needed(t, trans_rip(t, i + 1) + (uint64_t)in->imm);
 			live = (live & (uint16_t)~in->flags_written) | in->flags_read;
 			if (o >= OP_FIRST_HELPER && o < OP_FIRST_PLAIN_HELPER)
 				live = FLAG_ARITH;
@@ -408,7 +410,7 @@ static bool emit_block(struct trans *t, const struct soft_room *room)
 	t->index = EMIT_NONE;
 	t->reserved = 0;
 	memset(t->b->link, 0, sizeof(t->b->link));
-	t->b->twins = NULL;
+	t->b->others = NULL;
 	bool loop = trans_is_loop(t);
 	emit_entries(t);
 	emit_heat(t);

@@ -37,6 +37,7 @@ struct soft_vm {
 	bool no_loops;      /* loops are translated as other blocks */
 	bool no_slots;      /* all memory operands are checked by the TLB */
 	bool no_groups;     /* each access has its own check */
+	bool no_traces;     /* every branch ends a block */
 	unsigned max_block; /* instructions in a block at most */
 	unsigned trace;
 	FILE *trace_file;
