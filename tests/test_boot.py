@@ -182,6 +182,15 @@ def test_32_bit_kernel(argv, kernel, initramfs, suite, name, cpus):
         same_as_host(vm.output[vm.output.index("== "):], program, but="run of data")
 
 
+@pytest.mark.plures
+def test_cpus_without_acpi(argv, kernel):
+    """By the MP table, which of Debian's kernels those for 32 bits can read: both CPUs start, the I/O APIC is theirs."""
+    vm = machine.run(argv(kernel("686"), append=f"{machine.CONSOLE} acpi=off panic=-1", cpus=2, options=["--debug-exit"]), timeout=120)
+    for says in ("found SMP MP-table", "IOAPIC[0]: apic_id 2", "Brought up 1 node, 2 CPUs", "Using 1 I/O APICs", "Unable to mount root fs"):
+        assert says in vm.output, vm.output[-6000:] + vm.errors
+    assert not re.search("MPTABLE: .*(bad|bogus)|BIOS bug|weird", vm.output), vm.output
+
+
 @pytest.mark.parametrize("clock", ["", "no-kvmclock", pytest.param("no-kvmclock clocksource=acpi_pm", marks=pytest.mark.slow),
                                    pytest.param("no-kvmclock tsc=unstable", marks=pytest.mark.slow)])
 def test_clocks(argv, kernel, initramfs, clock):

@@ -11,6 +11,7 @@
 
 #include "boot/acpi.h"
 #include "boot/image.h"
+#include "boot/mptable.h"
 #include "boot/smbios.h"
 
 /* An unstripped vmlinux with debugging information is about half of this. */
@@ -99,6 +100,8 @@ int boot_load_image(const struct boot_image *image, const struct boot_config *co
 		rc = acpi_build(memory, config->vcpus, &boot.rsdp, err);
 		if (!rc)
 			rc = smbios_build(memory, config->vcpus, err);
+		if (!rc)
+			rc = mptable_build(memory, config->vcpus, err);
 		if (rc)
 			return rc;
 		boot_place_bda(&boot);
