@@ -33,7 +33,7 @@ ALLOWED = {
             "raise", "sigaction", "sigaltstack", "sigemptyset", "soft_signals_init:memcpy", "on_fault:memset",
             "profile_start", "profile_stop", "profile_perf_add"},
 }
-VECTOR_ASSEMBLY = {"run", "vector"}
+VECTOR_ASSEMBLY = {"evex", "run", "vector"}
 # The linker's own.
 IGNORED = {"_GLOBAL_OFFSET_TABLE_"}
 

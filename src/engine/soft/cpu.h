@@ -182,9 +182,20 @@ enum {
 };
 
 /* A bounced access (mmu.c): one that can't be made in place, done on a buffer and finished by soft_mem_commit. */
-enum soft_bounce_kind { SOFT_BOUNCE_NONE, SOFT_BOUNCE_MMIO, SOFT_BOUNCE_SPLIT, SOFT_BOUNCE_CODE, SOFT_BOUNCE_DISCARD };
+enum soft_bounce_kind {
+	SOFT_BOUNCE_NONE,
+	SOFT_BOUNCE_MMIO,
+	SOFT_BOUNCE_SPLIT,
+	SOFT_BOUNCE_CODE,
+	SOFT_BOUNCE_DISCARD,
+	SOFT_BOUNCE_LANES, /* the enabled lanes of a masked store (evex.c) */
+};
 
 #define SOFT_BOUNCE_SIZE 4096
+/* State components: what is always the guest's (x87, SSE, AVX), and what is once XCR0 has it (masks, all of ZMM). */
+enum { SOFT_XSAVE_AVX = 7, SOFT_XSAVE_AVX512 = 0xe0 };
+
+enum { SOFT_SCRATCH_BUFFER = 2 }; /* of cpu->scratch: where the helper of a masked access has prepared it */
 
 /* What generated code calls (thunk.c). */
 enum {
@@ -199,6 +210,7 @@ enum {
 	SOFT_THUNK_SLOT,       /* T0 = linear ^ tag, T1 = SOFT_SITE: soft_slot_miss; T0 = host address */
 	SOFT_THUNK_HOT,        /* called at a block's start: it is to be translated anew */
 	SOFT_THUNK_SLOT_GROUP, /* ... for a group */
+	SOFT_THUNK_SLOT_MASKED, /* ... of a masked operand: T0 = 0 when its lanes are to be accessed one by one */
 	SOFT_THUNK_LINEAR,     /* T0 = offset, T1 = how | segment << 24: soft_linear; T0 = linear */
 	SOFT_THUNKS,
 };
@@ -232,6 +244,7 @@ struct soft_cpu {
 		int32_t undo; /* to be added to RSP to undo it */
 	} branch;
 	uint64_t xcr0;
+	uint32_t xsave_mask; /* components that are the guest's while it runs: SOFT_XSAVE_* */
 	uint64_t tsc_offset; /* guest TSC = host TSC + offset: IA32_TSC_ADJUST */
 	struct soft_tlb_entry tlb[SOFT_MMU_COUNT][SOFT_TLB_SIZE];
 	uint64_t itlb_of[2][SOFT_ITLB_SIZE];
@@ -303,6 +316,8 @@ struct soft_cpu {
 		uint64_t gva;
 		uint64_t gpa[2];
 		uint8_t *host[2]; /* or NULL */
+		uint64_t lanes;   /* SOFT_BOUNCE_LANES: a bit for each that is enabled, their size and segment */
+		uint8_t lane, seg;
 	} bounce;
 	struct engine_run *run; /* of the vcpu_run under way */
 	bool code_changed;      /* soft_store has changed translated code */
@@ -334,6 +349,8 @@ _Noreturn void soft_unwind(struct soft_cpu *cpu);
 /* Saves the guest's vector state and gives C its own; and back. Nest not. */
 void soft_heavy_begin(struct soft_cpu *cpu);
 void soft_heavy_end(struct soft_cpu *cpu);
+/* XCR0 has changed: from when AVX-512 is enabled in it on, that state is saved and restored too. Of a helper. */
+void soft_vectors_grow(struct soft_cpu *cpu);
 
 /* ---- mmu.c: addresses. "linear" is after segmentation. ---- */
 
@@ -360,8 +377,12 @@ enum {
 	SOFT_HOW_STACK = 1 << 19 /* faults are #SS instead of #GP */,
 	SOFT_HOW_MMU = 3 << 20 /* SOFT_MMU_* in bits 20-21 */,
 	SOFT_HOW_MMU_SHIFT = 20,
+	SOFT_HOW_XSAVE = 1 << 22,   /* the size is to be worked out (soft_xsave_how); */
+	SOFT_HOW_COMPACT = 1 << 23, /* ... of XSAVEC's format */
 };
 uint8_t *soft_mem_slow(struct soft_cpu *cpu, uint64_t linear, uint32_t how);
+/* With the size of what XSAVE or XRSTOR accesses of the components that XCR0 has and EAX asks for. */
+uint32_t soft_xsave_how(const struct soft_cpu *cpu, uint32_t how);
 /* The same for a group of accesses that one check covers (trans_group.c): the host address if all of it can be reached
  * in place as `how` asks, else NULL, with nothing raised and nothing bounced. */
 uint8_t *soft_mem_group(struct soft_cpu *cpu, uint64_t linear, uint32_t how);

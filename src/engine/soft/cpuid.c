@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cpuid.c - CPUID as the guest's own state changes it, and XCR0, which CPUID says the bounds of. */
+#include "engine/soft/run.h"
 #include "engine/soft/system.h"
+#include "engine/soft/vm.h"
 
 enum { XCR0_X87 = 1, XCR0_SSE = 2, XCR0_AVX = 4, XCR0_AVX512 = 0xe0 };
 enum { LEAF_XSAVE = 0xd, XSAVE_HEADER_END = 512 + 64, XGETBV1 = 1 << 2, ALIGN64 = 1 << 1 };
@@ -10,6 +12,47 @@ static void machine_cpuid(struct soft_cpu *cpu, uint32_t leaf, uint32_t subleaf,
 	soft_heavy_begin(cpu);
 	cpu->cb->cpuid(cpu->cb_ctx, leaf, subleaf, out);
 	soft_heavy_end(cpu);
+	if (cpu->vm->no_avx512)
+		soft_cpuid_hide_avx512(leaf, subleaf, out);
+}
+
+void soft_cpuid_hide_avx512(uint32_t leaf, uint32_t subleaf, struct engine_cpuid *r)
+{
+	enum { AVX_SIZE = 832 };
+
+	if (leaf == 7 && subleaf == 0) {
+		r->ebx &= ~SOFT_AVX512_7_EBX;
+		r->ecx &= ~SOFT_AVX512_7_ECX;
+		r->edx &= ~SOFT_AVX512_7_EDX;
+	} else if (leaf == 7 && subleaf == 1) {
+		r->eax &= ~SOFT_AVX512_7_1_EAX;
+	} else if (leaf == LEAF_XSAVE && subleaf == 0) {
+		r->eax &= ~(uint32_t)XCR0_AVX512;
+		r->ecx = AVX_SIZE;
+	} else if (leaf == LEAF_XSAVE && subleaf >= 5 && subleaf <= 7) {
+		r->eax = r->ebx = r->ecx = r->edx = 0;
+	}
+}
+
+uint32_t soft_xsave_how(const struct soft_cpu *cpu, uint32_t how)
+{
+	enum { AVX_SIZE = 256 };
+	uint64_t asked = cpu->gpr[GPR_AX] & cpu->xcr0 & cpu->xsave_mask;
+	uint32_t size = XSAVE_HEADER_END, compact = XSAVE_HEADER_END;
+
+	if (asked & XCR0_AVX) {
+		size += AVX_SIZE;
+		compact += AVX_SIZE;
+	}
+	for (unsigned i = 5; i < 8; i++) {
+		if (!(asked >> i & 1))
+			continue;
+		uint32_t end = (uint32_t)cpu->vm->xsave_part[i].offset + cpu->vm->xsave_part[i].size;
+		size = end > size ? end : size;
+		compact = ((compact + 63) & ~63u) + cpu->vm->xsave_part[i].size;
+	}
+	how &= ~(uint32_t)(SOFT_HOW_SIZE | SOFT_HOW_XSAVE);
+	return (how & ~(uint32_t)SOFT_HOW_COMPACT) | (how & SOFT_HOW_COMPACT ? compact : size);
 }
 
 /* The size of an XSAVE area for the components of `xcr0`. */
@@ -92,6 +135,7 @@ void soft_help_xsetbv(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea
 	if (soft_cpl(cpu) != 0 || (uint32_t)cpu->gpr[GPR_CX] != 0 || !xcr0_valid(cpu, value))
 		soft_raise(cpu, EXC_GP, 0);
 	cpu->xcr0 = value;
+	soft_vectors_grow(cpu);
 	cpu->rip = soft_next_rip(cpu, insn);
 	soft_update_mode(cpu);
 }

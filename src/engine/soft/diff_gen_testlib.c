@@ -35,7 +35,7 @@ static bool one_in(struct diff_random *r, unsigned n)
 size_t diff_targets(struct diff_target *targets, size_t max)
 {
 	size_t n = 0;
-	for (unsigned enc = ENC_LEGACY; enc <= ENC_VEX; enc++) {
+	for (unsigned enc = ENC_LEGACY; enc <= ENC_EVEX; enc++) {
 		for (unsigned map = MAP_ONE; map <= MAP_0F3A; map++) {
 			for (unsigned op = 0; op < 256; op++) {
 				size_t at = insn_first_row(enc, map, op);
@@ -59,6 +59,8 @@ const char *diff_excuse(const struct diff_target *t, enum insn_mode mode)
 		return "undefined in this mode: insn_test";
 	if (row->flags & ROW_UNTESTABLE)
 		return "random numbers: the guest suites";
+	if (row->flags & ROW_AVX512 && !diff_parts().size)
+		return "the host has no AVX-512";
 	switch (row->op) {
 	case OP_UD:
 		return "undefined: insn_test";
@@ -185,12 +187,39 @@ static void put_vex(struct diff_random *r, struct code *c, const struct diff_tar
 	put(c, t->opcode);
 }
 
+static void put_evex(struct diff_random *r, struct code *c, const struct diff_target *t, enum insn_mode mode)
+{
+	const struct insn_row *row = t->row;
+	bool vsib = row->op == OP_EVEX_GATHER || row->op == OP_EVEX_SCATTER;
+	unsigned pp = row->pp ? bit_of(r, row->pp & 15) : 0;
+	unsigned w = row->sel_w ? row->sel_w >> 1 : below(r, 2);
+	unsigned l = row->sel_l ? bit_of(r, row->sel_l) : below(r, 3);
+	unsigned vvvv = row->vvvv_kind ? below(r, 16) : 15, high = mode == INSN_MODE_64 ? below(r, 2) : 1;
+	unsigned rxb = mode == INSN_MODE_64 ? below(r, 8) : 7, high_r = below(r, 2);
+	unsigned mask = (row->mask_size && !one_in(r, 3)) || vsib ? below(r, 8) : 0;
+	if (row->reg_kind == REG_K)
+		rxb |= 4;
+	if (row->reg_kind != REG_VEC && mode == INSN_MODE_64)
+		high_r = 1;
+	if (row->vvvv_kind != REG_VEC && !vsib)
+		high = 1;
+	if (one_in(r, 12) && mode == INSN_MODE_64)
+		put(c, one_in(r, 2) ? 0x64 : 0x65);
+	if (one_in(r, 16))
+		put(c, 0x67);
+	put(c, 0x62);
+	put(c, rxb << 5 | high_r << 4 | t->map);
+	put(c, w << 7 | vvvv << 3 | 4 | pp);
+	put(c, below(r, 2) << 7 | l << 5 | (row->evex ? below(r, 2) << 4 : 0) | high << 3 | mask);
+	put(c, t->opcode);
+}
+
 static void put_modrm(struct diff_random *r, struct code *c, const struct insn_row *row)
 {
 	unsigned mod = row->flags & ROW_REG_ONLY || (!(row->flags & ROW_MEM_ONLY) && one_in(r, 3)) ? 3 : below(r, 3);
 	unsigned reg = row->slash ? bit_of(r, row->slash) : below(r, 8);
 	unsigned rm = row->rm_mask ? bit_of(r, row->rm_mask) : below(r, 8);
-	if (mod != 3 && row->op == OP_GATHER)
+	if (mod != 3 && (row->op == OP_GATHER || row->op == OP_EVEX_GATHER || row->op == OP_EVEX_SCATTER))
 		rm = 4;
 	c->modrm = c->len;
 	put(c, mod << 6 | reg << 3 | rm);
@@ -214,7 +243,9 @@ static void put_tail(struct diff_random *r, struct code *c, unsigned kind)
 static bool try_insn(struct diff_random *r, struct insn *insn, const struct diff_target *t, enum insn_mode mode)
 {
 	struct code c = { .len = 0 };
-	if (t->enc == ENC_VEX)
+	if (t->enc == ENC_EVEX)
+		put_evex(r, &c, t, mode);
+	else if (t->enc == ENC_VEX)
 		put_vex(r, &c, t, mode);
 	else
 		put_legacy(r, &c, t, mode);
@@ -320,7 +351,7 @@ static uint32_t aimed_by(const struct insn *insn)
 	uint32_t mask = 0;
 	if (insn->mem && insn->base < 16)
 		mask |= 1u << insn->base;
-	if (insn->mem && insn->index < 16 && insn->op != OP_GATHER)
+	if (insn->mem && insn->index < 16 && !diff_is_gather(insn))
 		mask |= 1u << insn->index;
 	if (insn->op == OP_STRING)
 		mask |= 1u << 1 | 1u << 6 | 1u << 7;

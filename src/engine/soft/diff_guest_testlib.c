@@ -183,7 +183,7 @@ static void make_state(struct diff_guest *g)
 	s->cr3 = PML4;
 	s->cr4 =
 	    1 << 5 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 16 | 1 << 18; /* PAE PGE OSFXSR OSXMMEXCPT FSGSBASE OSXSAVE */
-	s->xcr0 = 7;
+	s->xcr0 = diff_parts().size ? 0xe7 : 7;
 	s->efer = 0xd01;
 	s->gdtr.base = KERNEL + GDT;
 	s->gdtr.limit = 0x3f;

@@ -10,6 +10,7 @@
 #include "engine/soft/diff_testlib.h"
 
 #include <asm/ldt.h>
+#include <cpuid.h>
 #include <immintrin.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -57,7 +58,7 @@ extern const char diff_native_exit[];
 #define LOAD_ALL(segments)                                                                          \
 	"	push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"                       \
 	"	mov %rsp, 0x30001000\n"                                                                   \
-	"	xor %edx, %edx; mov $7, %eax; xrstor64 0x30000100\n"                                      \
+	"	xor %edx, %edx; mov $0xe7, %eax; xrstor64 0x30000100\n"                                   \
 	"	mov 0x30000090, %rax; wrfsbase %rax\n"                                                    \
 	"	mov 0x30000098, %rax; wrgsbase %rax\n"                                                    \
 	"	pushq 0x30000088; popfq\n" segments                                                 \
@@ -86,7 +87,10 @@ static struct sigaction old_action[NSIG]; /* the engine's handlers, which must g
 
 static void copy_fpu(struct diff_state *out, struct _libc_fpstate *fp)
 {
-	memcpy(out->xsave, fp, DIFF_XSAVE_SIZE);
+	enum { SIZE_AT = 464 + 16 }; /* struct _fpx_sw_bytes' xstate_size */
+	uint32_t size;
+	memcpy(&size, (const uint8_t *)fp + SIZE_AT, sizeof(size));
+	memcpy(out->xsave, fp, size < DIFF_XSAVE_SIZE ? size : DIFF_XSAVE_SIZE);
 	/* The frame that returns is clean: initial x87 and vector state, all exceptions masked. */
 	uint8_t *raw = (uint8_t *)fp;
 	memset(raw + 512, 0, 8);
@@ -141,6 +145,22 @@ __attribute__((no_sanitize("address", "undefined"))) static void on_signal(int s
 	g[REG_RSP] = CTX->host_rsp;
 	g[REG_EFL] = 0x202;
 	g[REG_CSGSFS] = 0x33 | (greg_t)USER_DS << 48; /* CS, and SS at the top */
+}
+
+struct diff_parts diff_parts(void)
+{
+	struct diff_parts part = { 0 };
+	unsigned size, offset, c, d;
+	if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw"))
+		return part;
+	__cpuid_count(0xd, 5, size, offset, c, d);
+	part.mask = (uint16_t)offset;
+	__cpuid_count(0xd, 6, size, offset, c, d);
+	part.upper = (uint16_t)offset;
+	__cpuid_count(0xd, 7, size, offset, c, d);
+	part.high = (uint16_t)offset;
+	part.size = (uint16_t)(offset + size);
+	return part;
 }
 
 static const int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP };

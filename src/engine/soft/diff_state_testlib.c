@@ -141,8 +141,35 @@ static void fill_x87(struct diff_random *r, uint8_t *area)
 	}
 }
 
-static void fill_xsave(struct diff_random *r, uint8_t *area)
+/* Mask registers: all, none, some. */
+static uint64_t some_mask(struct diff_random *r)
 {
+	switch (below(r, 4)) {
+	case 0:
+		return ~0ull;
+	case 1:
+		return one_in(r, 2) ? 0 : 1ull << below(r, 16);
+	default:
+		return diff_random(r);
+	}
+}
+
+static void fill_avx512(struct diff_random *r, uint8_t *area, const struct diff_parts *part)
+{
+	for (unsigned i = 0; i < 8; i++) {
+		uint64_t mask = some_mask(r);
+		memcpy(area + part->mask + 8 * i, &mask, 8);
+	}
+	for (unsigned i = 0; i < 16; i++) {
+		fill(r, area + part->upper + 32 * i, 32);
+		fill(r, area + part->high + 64 * i, 64);
+	}
+	area[512] |= 0xe0;
+}
+
+static void fill_xsave(struct diff_random *r, uint8_t *area, const struct diff_parts *part)
+{
+	memset(area, 0, DIFF_XSAVE_SIZE);
 	fill_x87(r, area);
 	uint32_t mxcsr = 0x1f80, mask = 0xffff;
 	if (one_in(r, 4))
@@ -159,6 +186,8 @@ static void fill_xsave(struct diff_random *r, uint8_t *area)
 	area[512] = 7;
 	for (unsigned i = 0; i < 16; i++)
 		fill(r, area + 576 + 16 * i, 16);
+	if (part->size)
+		fill_avx512(r, area, part);
 }
 
 /* ---- addresses ---- */
@@ -204,8 +233,8 @@ static unsigned alignment(const struct insn *insn)
 		return 64;
 	if (insn->mem_size == 512 || (insn->mem_size == 16 && insn->enc == ENC_LEGACY))
 		return 16;
-	if (insn->mem_size == 32)
-		return 32;
+	if (insn->mem_size == 32 || insn->mem_size == 64)
+		return insn->mem_size;
 	return 1;
 }
 
@@ -234,16 +263,24 @@ static uint64_t truncate_to(uint64_t v, unsigned bytes)
 	return bytes == 8 ? v : v & ((1ull << 8 * bytes) - 1);
 }
 
-/* The vector index of a gather: small numbers; and its mask, signs at random. */
-static void set_gather(struct making *m, const struct insn *insn)
+/* Where a vector register's byte is in the area. */
+static uint8_t *vector_byte(struct making *m, unsigned reg, unsigned at)
 {
 	uint8_t *x = m->state->xsave;
-	bool wide = insn->row->name[8] == 'q' || insn->row->name[7] == 'q';
-	unsigned reg = insn->index;
-	for (unsigned i = 0; i < (wide ? 4u : 8u); i++) {
+	if (reg > 15)
+		return x + m->state->part.high + (reg - 16) * 64 + at;
+	if (at < 16)
+		return x + 160 + 16 * reg + at;
+	return at < 32 ? x + 576 + 16 * reg + at - 16 : x + m->state->part.upper + 32 * reg + at - 32;
+}
+
+/* The vector index of a gather or scatter: small numbers. */
+static void set_gather(struct making *m, const struct insn *insn)
+{
+	unsigned size = insn->opcode & 1 ? 8 : 4, end = insn->enc == ENC_EVEX ? 64 : 32;
+	for (unsigned at = 0; at < end; at += size) {
 		int64_t v = (int64_t)below(m->r, 200) - (one_in(m->r, 16) ? 100000 : 100);
-		unsigned size = wide ? 8 : 4, at = i * size;
-		memcpy((at < 16 ? x + 160 + 16 * reg + at : x + 576 + 16 * reg + at - 16), &v, size);
+		memcpy(vector_byte(m, insn->index, at), &v, size);
 	}
 }
 
@@ -253,7 +290,7 @@ static void aim(struct making *m, const struct insn *insn, uint64_t linear)
 	uint64_t base = segment_base(m->c, insn->seg, m->state);
 	uint64_t want = linear - base;
 	uint64_t *gpr = m->state->gpr;
-	bool index = insn->index != INSN_NO_REG && insn->op != OP_GATHER;
+	bool index = insn->index != INSN_NO_REG && !diff_is_gather(insn);
 	if (insn->op == OP_MOFFS || insn->base == INSN_RIP)
 		return;
 	if (insn->base == INSN_NO_REG) {
@@ -297,7 +334,7 @@ uint64_t diff_address(const struct diff_case *c, unsigned i, const struct diff_s
 	} else if (insn->base < 16) {
 		a += gpr[insn->base];
 	}
-	if (insn->index < 16 && insn->op != OP_GATHER)
+	if (insn->index < 16 && !diff_is_gather(insn))
 		a += gpr[insn->index] * insn->scale;
 	a = truncate_to(a, insn->addrsize);
 	return a + segment_base(c, insn->seg, state);
@@ -333,7 +370,7 @@ static void make_operand(struct making *m, const struct insn *insn)
 	uint64_t a = pick_address(r, insn->op == OP_XSAVE ? DIFF_XSAVE_SIZE : insn->mem_size, alignment(insn));
 	if (insn->op == OP_BT_MEM && can_set(m, insn->reg) && insn->reg != insn->base && insn->reg != insn->index) {
 		set(m, insn->reg, (int64_t)below(r, 8000) - (one_in(r, 4) ? 4000 : 0));
-	} else if (insn->op == OP_GATHER) {
+	} else if (diff_is_gather(insn)) {
 		set_gather(m, insn);
 		a = DIFF_RW + 1024 + below(r, 4096);
 	} else if (insn->op == OP_XLAT && can_set(m, 3)) {
@@ -440,16 +477,17 @@ static void make_contents(struct making *m, const struct insn *insn)
 			set(m, 5, pick_address(r, 16, 8) - segment_base(m->c, ENGINE_SS, m->state));
 		break;
 	case OP_XSAVE:
-		set(m, 0, diff_random(r) & 7); /* no more than the guest has */
+		/* No more than the guest has; 32-bit code reaches a part only. */
+		set(m, 0, diff_random(r) & (m->state->part.size && m->c->mode == INSN_MODE_64 ? 0xe7 : 7));
 		if (!one_in(r, 8)) {
-			fill_xsave(r, area);
-			area[512] = below(r, 8);
+			fill_xsave(r, area, &m->state->part);
+			area[512] &= diff_random(r);
 			poke(m, at, area, sizeof(area));
 		}
 		break;
 	case OP_COPY:
 		if (insn->mem_size == 512 && !one_in(r, 8)) {
-			fill_xsave(r, area);
+			fill_xsave(r, area, &m->state->part);
 			poke(m, at, area, 512);
 		} else if (insn->mem_size == 4 && insn->map == MAP_0F && insn->opcode == 0xae && !one_in(r, 8)) {
 			v = 0x1f80 | (diff_random(r) & 0xe07f);
@@ -479,6 +517,11 @@ static void make_for(struct making *m, const struct insn *insn)
 	make_contents(m, insn);
 }
 
+bool diff_is_gather(const struct insn *insn)
+{
+	return insn->op == OP_GATHER || insn->op == OP_EVEX_GATHER || insn->op == OP_EVEX_SCATTER;
+}
+
 void diff_gen_state(struct diff_random *r, const struct diff_case *c, struct diff_state *state,
 		    struct diff_memory *memory)
 {
@@ -494,7 +537,8 @@ void diff_gen_state(struct diff_random *r, const struct diff_case *c, struct dif
 	state->rflags = 0x202 | (diff_random(r) & FLAG_ARITH);
 	state->fs_base = (uint64_t)below(r, 1 << 20) << 4;
 	state->gs_base = (int64_t)below(r, 1 << 20) - (1 << 19);
-	fill_xsave(r, state->xsave);
+	state->part = diff_parts();
+	fill_xsave(r, state->xsave, &state->part);
 	for (size_t i = 0; i < sizeof(memory->rw); i += 256)
 		fill(r, memory->rw + i, 256);
 	for (unsigned i = 0; i < c->insns; i++)

@@ -3,8 +3,8 @@
  * diff_test.c - the differential test: every row of the instruction table, alone and in sequences, from random states, by
  * the host CPU and by the engine; every register, flag, byte of memory and exception compared.
  *
- * Environment: DIFF_RUNS, how many (`./dev test` asks for a million); DIFF_SEED; DIFF_ROW, only rows of that name; DIFF_MODE, 16, 32 or 64 only;
- * DIFF_OPTIONS, the engine's.
+ * Environment: DIFF_RUNS, how many (`./dev test` asks for a million); DIFF_SEED; DIFF_ROW, only rows of that name; DIFF_EVEX, only AVX-512; DIFF_MODE, 16, 32 or 64 only;
+  * DIFF_OPTIONS, the engine's; DIFF_UNDEFINED, how often each opcode is tried with other bits.
  */
 #include <inttypes.h>
 #include <setjmp.h>
@@ -74,7 +74,7 @@ static void compare_bytes(struct report *r, const char *what, const uint8_t *nat
 }
 
 /* Components in their initial state may have anything in memory: SDM Vol. 1, 13.6. */
-static void normalize(uint8_t *xsave)
+static void normalize(uint8_t *xsave, const struct diff_parts *part)
 {
 	static const uint16_t fcw = 0x037f;
 	if (!(xsave[512] & 1)) {
@@ -86,12 +86,41 @@ static void normalize(uint8_t *xsave)
 		memset(xsave + 160, 0, 256);
 	if (!(xsave[512] & 4))
 		memset(xsave + 576, 0, 256);
+	if (!part->size)
+		return;
+	if (!(xsave[512] & 0x20))
+		memset(xsave + part->mask, 0, 64);
+	if (!(xsave[512] & 0x40))
+		memset(xsave + part->upper, 0, 512);
+	if (!(xsave[512] & 0x80))
+		memset(xsave + part->high, 0, 1024);
 }
 
-static void compare_xsave(struct report *r, uint8_t *native, uint8_t *guest, unsigned vectors, bool fip)
+static void compare_avx512(struct report *r, const uint8_t *native, const uint8_t *guest, unsigned vectors,
+			   const struct diff_parts *part)
 {
-	normalize(native);
-	normalize(guest);
+	char name[8];
+	for (unsigned i = 0; i < vectors; i++) {
+		snprintf(name, sizeof(name), "zmm%uh", i);
+		compare_bytes(r, name, native + part->upper + 32 * i, guest + part->upper + 32 * i, 32);
+	}
+	for (unsigned i = 0; i < 8; i++) {
+		snprintf(name, sizeof(name), "k%u", i);
+		compare_bytes(r, name, native + part->mask + 8 * i, guest + part->mask + 8 * i, 8);
+	}
+	for (unsigned i = 16; i < 32 && vectors == 16; i++) {
+		snprintf(name, sizeof(name), "zmm%u", i);
+		compare_bytes(r, name, native + part->high + 64 * (i - 16), guest + part->high + 64 * (i - 16), 64);
+	}
+}
+
+static void compare_xsave(struct report *r, uint8_t *native, uint8_t *guest, unsigned vectors, bool fip,
+			  const struct diff_parts *part)
+{
+	normalize(native, part);
+	normalize(guest, part);
+	if (part->size)
+		compare_avx512(r, native, guest, vectors, part);
 	char name[8];
 	/* The last instruction's opcode and operand address are not carried. */
 	compare_bytes(r, "fcw", native, guest, 2);
@@ -268,8 +297,9 @@ static void excuse(const struct diff_case *c, struct diff_state *n, struct diff_
 	/* Images and masked stores are written in pieces: which byte of the page faults first is the CPU's own, as is the
 	 * first of a gather's elements. */
 	if (insn->mem_size > 32 || (insn->row->flags & ROW_FPU && insn->mem_size > 8) || insn->op == OP_XSAVE ||
-	    insn->op == OP_MASKED_STORE || insn->op == OP_MASKED_LOAD || insn->op == OP_GATHER) {
-		if (n->cr2 - g->cr2 + 0xfff < 0x1fff || insn->op == OP_GATHER)
+	    insn->op == OP_MASKED_STORE || insn->op == OP_MASKED_LOAD || insn->op == OP_EVEX_MASKED ||
+	    diff_is_gather(insn)) {
+		if (n->cr2 - g->cr2 + 0xfff < 0x1fff || diff_is_gather(insn))
 			g->cr2 = n->cr2;
 	}
 }
@@ -289,7 +319,7 @@ static bool partial(const struct diff_case *c, const struct diff_state *n)
 		return false;
 	unsigned op = c->insn[i].op;
 	/* MMX: the x87 stack may have been reset before the fault; CALL: see excuse(). */
-	return op == OP_CALL_IND || op == OP_RET || op == OP_GATHER || op == OP_POPA || op == OP_XSAVE ||
+	return op == OP_CALL_IND || op == OP_RET || diff_is_gather(&c->insn[i]) || op == OP_POPA || op == OP_XSAVE ||
 	       c->insn[i].mem_size > 32 || c->insn[i].row->flags & ROW_MMX;
 }
 
@@ -344,7 +374,7 @@ static void compare(struct diff *d, const struct diff_case *c, struct report *r)
 		compare64(r, "gs base", n->gs_base, g->gs_base);
 	}
 	/* 32-bit code does not reach the upper eight, but for XRSTOR and VZEROALL, which are copied. */
-	compare_xsave(r, n->xsave, g->xsave, wide ? 16 : 8, !loads_x87(c));
+	compare_xsave(r, n->xsave, g->xsave, wide ? 16 : 8, !loads_x87(c), &d->in.part);
 	mask_image(c, &d->in, &d->mem_native);
 	mask_image(c, &d->in, &d->mem_guest);
 	compare_memory(r, &d->mem_native, &d->mem_guest);
@@ -451,8 +481,10 @@ static int setup(void **state)
 	d->targets = diff_targets(d->target, MAX_TARGETS);
 	assert_true(d->targets <= MAX_TARGETS);
 	const char *only = getenv("DIFF_ROW");
-	for (size_t i = 0; only && i < d->targets;) {
-		if (strcmp(d->target[i].row->name, only) != 0)
+	bool evex = getenv("DIFF_EVEX");
+	for (size_t i = 0; (only || evex) && i < d->targets;) {
+		if ((only && strcmp(d->target[i].row->name, only) != 0) ||
+		    (evex && !(d->target[i].row->flags & ROW_AVX512)))
 			d->target[i] = d->target[--d->targets];
 		else
 			i++;
@@ -519,11 +551,84 @@ static void test_all_rows(void **state)
 	assert_int_equal(missing, 0);
 }
 
+/* ---- what EVEX leaves undefined ---- */
+
+/* Any bytes that begin like EVEX; map, opcode and prefix in turn. */
+static void make_evex(struct diff *d, struct diff_case *c, unsigned n, enum insn_mode mode)
+{
+	uint64_t v = diff_random(&d->random);
+	uint8_t *b = c->bytes;
+	memset(b, 0xcc, sizeof(c->bytes));
+	b[0] = 0x62;
+	b[1] = (v & 0xf0) | (n % 3 + 1);
+	if (mode != INSN_MODE_64)
+		b[1] |= 0xc0;
+	b[2] = (v >> 8 & 0x80) | (v >> 16 & 3 ? 0x78 : v >> 8 & 0x78) | 4 | (n / 3 & 3);
+	b[3] = (v >> 18 & 0xff) | (v >> 26 & 3 ? 8 : 0);
+	if (v >> 28 & 1)
+		b[3] &= 0x6f;
+	b[4] = n / 12;
+	b[5] = v >> 32;
+	b[6] = v >> 40;
+	memset(b + 7, 0, 6);
+	c->mode = mode;
+	c->insns = 1;
+	c->len = 13;
+	c->rip = DIFF_CODE;
+}
+
+/* Whatever the operand, it is not in this process' own memory: vectors are zero, registers point into the scratch area. */
+static void make_tame_state(struct diff *d, const struct diff_case *c)
+{
+	diff_gen_state(&d->random, &(struct diff_case){ .mode = c->mode, .rip = c->rip }, &d->in, &d->memory);
+	for (unsigned i = 0; i < 16; i++)
+		d->in.gpr[i] = DIFF_RW + DIFF_RW_SIZE / 4;
+	d->in.fs_base = d->in.gs_base = 0;
+	memset(d->in.xsave + 160, 0, 256);
+	memset(d->in.xsave + 576, 0, 256);
+	memset(d->in.xsave + d->in.part.upper, 0, 512);
+	memset(d->in.xsave + d->in.part.high, 0, 1024);
+}
+
+static void test_undefined(void **state)
+{
+	struct diff *d = *state;
+	if (!d->native || !diff_parts().size || getenv("DIFF_ROW"))
+		skip();
+	const char *why = NULL;
+	diff_native_destroy(d->native); /* anew, for its signal handlers have gone with the test before */
+	d->native = diff_native_create(&why);
+	assert_non_null(d->native);
+	struct diff_case *c = &d->cases[0];
+	unsigned differ = 0, defined = 0;
+	for (unsigned n = 0; n < 3 * 4 * 256 * number("DIFF_UNDEFINED", 16); n++) {
+		make_evex(d, c, n % (3 * 4 * 256), n & 1 ? INSN_MODE_32 : INSN_MODE_64);
+		int rc = insn_decode(&c->insn[0], c->bytes, INSN_MAX_LEN, c->mode);
+		assert_int_equal(rc, 0);
+		make_tame_state(d, c);
+		memcpy(d->mem_native.rw, d->memory.rw, DIFF_RW_SIZE);
+		memcpy(d->mem_native.ro, d->memory.ro, DIFF_RO_SIZE);
+		memcpy(diff_native_code(d->native), c->bytes, DIFF_SLOT);
+		diff_native_run(d->native, c->mode, &d->in, &d->mem_native, &d->by_native);
+		bool ours = c->insn[0].op != OP_UD, theirs = d->by_native.vector != 6 || d->by_native.rip != c->rip;
+		defined += ours;
+		if (ours == theirs)
+			continue;
+		if (differ++ < MAX_SHOWN) {
+			printf("%u-bit, %s, native %d: ", 16u << c->mode, c->insn[0].row->name, theirs);
+			soft_disasm(stdout, c->bytes, 13, 0, c->mode);
+		}
+	}
+	printf("%u defined, %u differ\n", defined, differ);
+	assert_int_equal(differ, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_same),
 		cmocka_unit_test(test_all_rows),
+		cmocka_unit_test(test_undefined),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

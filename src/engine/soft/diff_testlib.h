@@ -33,8 +33,15 @@ enum {
 	DIFF_SEG16 = 0x10000000,
 	DIFF_CODE16_SELECTOR = 7,
 	DIFF_DATA16_SELECTOR = 0x27,
-	DIFF_XSAVE_SIZE = 832, /* x87, SSE and AVX state, as the standard format lays it out */
+	DIFF_XSAVE_SIZE =
+	    2696, /* x87, SSE, AVX and AVX-512 state, as the standard format lays it out, in the larger of two ways */
 };
+
+/* Where AVX-512's components are in an XSAVE area: mask registers, upper halves, registers 16 to 31. 0: there is none. */
+struct diff_parts {
+	uint16_t mask, upper, high, size; /* size: of all the area */
+};
+struct diff_parts diff_parts(void);
 
 /* State before a case, and after it with the exception that ended it. */
 struct diff_state {
@@ -43,6 +50,7 @@ struct diff_state {
 	uint64_t vector, error, cr2; /* cr2 only for #PF */
 	uint64_t code_base;          /* of CS; 0 but for 16-bit code */
 	uint16_t selector[6];        /* ES CS SS DS FS GS, after a case */
+	struct diff_parts part;
 	_Alignas(64) uint8_t xsave[DIFF_XSAVE_SIZE];
 };
 
@@ -118,6 +126,8 @@ bool diff_gen_case(struct diff_random *r, struct diff_case *c, const struct diff
 bool diff_gen_add(struct diff_random *r, struct diff_case *c, const struct diff_target *target);
 /* DIV and IDIV. */
 bool diff_is_divide(const struct insn *insn);
+/* Gathers and scatters: their index is a vector. */
+bool diff_is_gather(const struct insn *insn);
 /* Settles where branches go. To be called when the case is whole. */
 void diff_gen_finish(struct diff_random *r, struct diff_case *c);
 /* The linear address of the memory operand of instruction i, with the registers of `state`. */

@@ -180,6 +180,14 @@ static inline void emit_gs_cmp8(struct emit *e, uint32_t offset, int8_t imm)
 	emit8(e, (uint8_t)imm);
 }
 
+/* test reg, reg */
+static inline void emit_test(struct emit *e, unsigned reg)
+{
+	emit_rex(e, 1, reg, 0, reg);
+	emit8(e, 0x85);
+	emit_modrm(e, 3, reg, reg);
+}
+
 /* op reg, rm (registers); size 4 or 8 */
 static inline void emit_rr(struct emit *e, unsigned op, unsigned size, unsigned reg, unsigned rm)
 {
@@ -282,6 +290,21 @@ static inline void emit_modrm_disp(struct emit *e, unsigned reg, unsigned base, 
 		emit8(e, (index & 7) << 3 | (base & 7));
 	if (mod == 1)
 		emit8(e, (uint8_t)disp);
+	else if (mod == 2)
+		emit32(e, (uint32_t)disp);
+}
+
+/* The same with EVEX, whose 8-bit displacement counts in `unit` bytes. */
+static inline void emit_modrm_disp_evex(struct emit *e, unsigned reg, unsigned base, unsigned index, int32_t disp,
+					int32_t unit)
+{
+	int32_t units = disp / unit;
+	unsigned mod = disp == 0 ? 0 : units * unit == disp && units == (int8_t)units ? 1 : 2;
+	emit_modrm(e, mod, reg, index == EMIT_NONE ? base : 4);
+	if (index != EMIT_NONE)
+		emit8(e, (index & 7) << 3 | (base & 7));
+	if (mod == 1)
+		emit8(e, (uint8_t)units);
 	else if (mod == 2)
 		emit32(e, (uint32_t)disp);
 }

@@ -118,6 +118,11 @@ void soft_heavy_end(struct soft_cpu *cpu)
 	sys_current->heavy = false;
 }
 
+void soft_vectors_grow(struct soft_cpu *cpu)
+{
+	cpu->xsave_mask |= cpu->xcr0 & SOFT_XSAVE_AVX512;
+}
+
 bool soft_code_written(struct soft_vm *vm, uint64_t gpa, uint64_t size)
 {
 	(void)vm;

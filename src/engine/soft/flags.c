@@ -112,7 +112,7 @@ static uint32_t fpu_mode(const struct soft_cpu *cpu)
 		mode |= SOFT_MODE_OSXSAVE;
 	if ((cpu->cr4 & CR4_OSXSAVE) && (cpu->xcr0 & 6) == 6) {
 		mode |= SOFT_MODE_AVX;
-		if ((cpu->xcr0 & 0xe0) == 0xe0)
+		if (cpu->xcr0 & cpu->xsave_mask & SOFT_XSAVE_AVX512)
 			mode |= SOFT_MODE_AVX512;
 	}
 	return mode;

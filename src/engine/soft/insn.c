@@ -9,130 +9,7 @@
 #include "engine/soft/insn.h"
 
 #include "engine/engine.h"
-
-/* ---- the words of insn_table.def ---- */
-
-enum row_opsize { OS_V, OS_B, OS_Y, OS_Z, OS_N };
-enum row_imm {
-	IMM_NONE,
-	IMM_8,
-	IMM_Z,
-	IMM_V,
-	IMM_U8,
-	IMM_U16,
-	IMM_FAR,
-	IMM_ENTER,
-	IMM_MOFFS,
-	IMM_REL8,
-	IMM_REL,
-	IMM_8_8,
-	IMM_COUNT,
-};
-enum {
-	SZ_0 = 0,
-	SZ_1 = 1,
-	SZ_2 = 2,
-	SZ_4 = 4,
-	SZ_8 = 8,
-	SZ_10 = 10,
-	SZ_16 = 16,
-	SZ_512 = 512,
-	SZ_SYMBOLIC = 0x8000,
-	SZ_V = SZ_SYMBOLIC,
-	SZ_2V,
-	SZ_Y,
-	SZ_2Y,
-	SZ_W,
-	SZ_L,
-	SZ_HL,
-	SZ_QL,
-	SZ_EL,
-	SZ_DUP,
-	SZ_FAR,
-	SZ_DESC,
-	SZ_ENV,
-	SZ_SAVE,
-};
-enum { NP = 1, P66 = 2, PF3 = 4, PF2 = 8, IS_OPSIZE = ROW_PP_66_IS_OPSIZE, NP_66 = NP | P66 | IS_OPSIZE };
-enum {
-	NONE = 0,
-	AX = 1 << 0,
-	CX = 1 << 1,
-	DX = 1 << 2,
-	BX = 1 << 3,
-	SP = 1 << 4,
-	BP = 1 << 5,
-	SI = 1 << 6,
-	DI = 1 << 7,
-	ALL8 = 0xff,
-	MUL_1 = AX,
-	MUL_V = AX | DX,
-	CF = FLAG_CF,
-	PF = FLAG_PF,
-	AF = FLAG_AF,
-	ZF = FLAG_ZF,
-	SF = FLAG_SF,
-	OF = FLAG_OF,
-	ARITH = FLAG_ARITH,
-	ARITH_BUT_CF = FLAG_ARITH & ~FLAG_CF,
-	ARITH_BUT_OF = FLAG_ARITH & ~FLAG_OF,
-	NO64 = ROW_NO64,
-	ONLY64 = ROW_ONLY64,
-	LOCKABLE = ROW_LOCKABLE,
-	MEM = ROW_MEM_ONLY,
-	REG = ROW_REG_ONLY,
-	CPL0 = ROW_CPL0,
-	DEF64 = ROW_DEF64,
-	FPU = ROW_FPU,
-	SSE = ROW_SSE,
-	AVX = ROW_AVX,
-	UNTESTABLE = ROW_UNTESTABLE,
-	WAIT = ROW_WAIT,
-	MMX = ROW_MMX,
-	OSXSAVE = ROW_OSXSAVE,
-	COND = ROW_COND,
-};
-
-#define P(mask) .pp = (mask)
-#define SL(n) .slash = 1 << (n)
-#define SLS(mask) .slash = (mask)
-#define RMIS(n) .rm_mask = 1 << (n)
-#define W0 .sel_w = 1
-#define W1 .sel_w = 2
-#define L0 .sel_l = 1
-#define L1 .sel_l = 2
-#define OB .opsize = OS_B
-#define OY .opsize = OS_Y
-#define OZ .opsize = OS_Z
-#define ON .opsize = OS_N
-#define O_1 .opsize = OS_B
-#define O_V .opsize = OS_V
-#define REG_FIELD(kind, acc, size) .reg_kind = (kind), .reg_acc = ACC_##acc, .reg_size = (size)
-#define RM_FIELD(kind, acc, rsize, msize) \
-	.rm_kind = (kind), .rm_acc = ACC_##acc, .rm_size = (rsize), .mem_size = SZ_##msize
-#define E(acc, size) RM_FIELD(REG_GPR, acc, SZ_##size, size)
-#define EM(acc, rsize, msize) RM_FIELD(REG_GPR, acc, SZ_##rsize, msize)
-#define M(acc, size) RM_FIELD(REG_NONE, acc, 0, size)
-#define X(acc, size) RM_FIELD(REG_VEC, acc, 0, size)
-#define Q(acc, size) RM_FIELD(REG_MMX, acc, 0, size)
-#define ST .rm_kind = REG_ST, .rm_acc = ACC_RW
-#define G(acc, size) REG_FIELD(REG_GPR, acc, SZ_##size)
-#define OG(acc, size) G(acc, size), .reg_in_opcode = true
-#define V(acc) REG_FIELD(REG_VEC, acc, 0)
-#define N(acc) REG_FIELD(REG_MMX, acc, 0)
-#define S(acc) REG_FIELD(REG_SEG, acc, 0)
-#define C(acc) REG_FIELD(REG_CR, acc, 0)
-#define D(acc) REG_FIELD(REG_DR, acc, 0)
-#define H(acc) .vvvv_kind = REG_VEC, .vvvv_acc = ACC_##acc
-#define B(acc) .vvvv_kind = REG_GPR, .vvvv_acc = ACC_##acc
-#define I(kind) .imm = IMM_##kind
-#define FR(mask) .flags_read = (mask)
-#define FW(mask) .flags_written = (mask)
-#define IR(mask) .implicit_read = (mask)
-#define IW(mask) .implicit_written = (mask)
-#define IW_RW(mask) IW(mask)
-#define IW_R(mask) IW(NONE)
-#define F(mask) .flags = (mask)
+#include "engine/soft/insn_words.h"
 
 /* ---- first reading: a number for every line; ATs are the rows that end the opcode before them ---- */
 
@@ -178,7 +55,7 @@ _Static_assert(sizeof(insn_rows) / sizeof(insn_rows[0]) == ROWS, "both readings 
 
 /* ---- third reading: where the rows of an opcode begin ---- */
 
-enum { TAB_ONE, TAB_0F, TAB_38, TAB_3A, TAB_V0F, TAB_V38, TAB_V3A, TAB_COUNT };
+enum { TAB_ONE, TAB_0F, TAB_38, TAB_3A, TAB_V0F, TAB_V38, TAB_V3A, TAB_E0F, TAB_E38, TAB_E3A, TAB_COUNT };
 
 #define AT1(map, first, o) [TAB_##map][0x##o] = AT_##map##_##first,
 #define AT(map, o) AT1(map, o, o)
@@ -203,12 +80,12 @@ static const uint64_t has_modrm_0f[4] = { ~0x00ff000000005ff0ull, ~0x00800000000
 
 static unsigned table_of(enum insn_enc enc, enum insn_map map)
 {
-	return enc == ENC_VEX ? TAB_V0F + (map - MAP_0F) : (unsigned)map;
+	return enc == ENC_EVEX ? TAB_E0F + (map - MAP_0F) : enc == ENC_VEX ? TAB_V0F + (map - MAP_0F) : (unsigned)map;
 }
 
 size_t insn_first_row(enum insn_enc enc, enum insn_map map, uint8_t opcode)
 {
-	if (enc == ENC_EVEX || (enc == ENC_VEX && map == MAP_ONE))
+	if (enc != ENC_LEGACY && map == MAP_ONE)
 		return 0;
 	unsigned at = row_index[table_of(enc, map)][opcode];
 	return at ? at + 1 : 0;
@@ -248,6 +125,7 @@ static inline int64_t take_signed(struct cursor *c, unsigned size)
 /* What the prefixes say, beyond what struct insn keeps. */
 struct prefixes {
 	uint8_t rex_r, rex_x, rex_b; /* 0 or 8 */
+	uint8_t high_r;              /* EVEX.R': 0 or 16 */
 	uint8_t seg;
 	bool vex_ud; /* a prefix that a VEX instruction must not have, or a bad map */
 };
@@ -323,16 +201,51 @@ static void take_vex(struct insn *insn, struct prefixes *pf, struct cursor *c, e
 	insn->opcode = take(c, 1);
 }
 
+static void take_evex(struct insn *insn, struct prefixes *pf, struct cursor *c, enum insn_mode mode)
+{
+	uint8_t *p = insn->evex_p;
+
+	pf->vex_ud = insn->rex || insn->lock || insn->rep || insn->opsz66;
+	insn->enc = ENC_EVEX;
+	insn->rex = 0;
+	for (unsigned i = 0; i < 3; i++)
+		p[i] = take(c, 1);
+	insn->map = p[0] & 7;
+	if (insn->map < MAP_0F || insn->map > MAP_0F3A || (p[0] & 8) || !(p[1] & 4)) {
+		pf->vex_ud = true;
+		insn->map = MAP_0F;
+	}
+	pf->rex_r = p[0] & 0x80 ? 0 : 8;
+	pf->rex_x = p[0] & 0x40 ? 0 : 8;
+	pf->rex_b = p[0] & 0x20 || mode != INSN_MODE_64 ? 0 : 8;
+	pf->high_r = p[0] & 0x10 || mode != INSN_MODE_64 ? 0 : 16;
+	insn->w = p[1] & 0x80;
+	insn->vvvv = (~(p[1] >> 3) & 15) | (p[2] & 8 ? 0 : 16);
+	insn->vpp = p[1] & 3;
+	insn->vl = p[2] >> 5 & 3;
+	insn->mask = p[2] & 7;
+	insn->opcode = take(c, 1);
+}
+
+static bool evex_b(const struct insn *insn)
+{
+	return insn->evex_p[2] & 0x10;
+}
+
 static void take_opcode(struct insn *insn, struct prefixes *pf, struct cursor *c, enum insn_mode mode)
 {
 	uint8_t b = take_prefixes(insn, pf, c, mode);
-	if (b == 0xc4 || b == 0xc5) {
-		/* LES and LDS have no register form: outside 64-bit mode, what would be one is VEX. */
+	if (b == 0xc4 || b == 0xc5 || b == 0x62) {
+		/* LES, LDS and BOUND have no register form: outside 64-bit mode, what would be one is VEX or EVEX. */
 		bool vex = mode == INSN_MODE_64;
 		if (!vex) {
 			uint8_t next = take(c, 1);
 			vex = next >= 0xc0;
 			c->pos -= c->error ? 0 : 1;
+		}
+		if (vex && b == 0x62) {
+			take_evex(insn, pf, c, mode);
+			return;
 		}
 		if (vex) {
 			take_vex(insn, pf, c, mode, b == 0xc4);
@@ -382,7 +295,7 @@ static void take_address(struct insn *insn, const struct prefixes *pf, struct cu
 		base = b & 7;
 		unsigned index = ((b >> 3) & 7) | pf->rex_x;
 		/* No index, but for a gather, whose index is a vector register. */
-		if (index != 4 || insn->enc == ENC_VEX)
+		if (index != 4 || insn->enc != ENC_LEGACY)
 			insn->index = index;
 		insn->scale = 1 << (b >> 6);
 	}
@@ -408,8 +321,12 @@ static void take_modrm(struct insn *insn, const struct prefixes *pf, struct curs
 	/* MOV to and from control and debug registers ignores mod. */
 	if (insn->map == MAP_0F && insn->enc == ENC_LEGACY && (insn->opcode & 0xfc) == 0x20)
 		insn->mod = 3;
-	if (insn->mod == 3)
+	if (insn->mod == 3) {
+		/* EVEX.b turns L'L into a rounding mode, of scalars or of whole registers. */
+		if (evex_b(insn))
+			insn->vl = 2;
 		return;
+	}
 	insn->mem = true;
 	if (insn->addrsize == 2)
 		take_address16(insn, c);
@@ -506,7 +423,7 @@ static unsigned size_in_bytes(const struct insn *insn, unsigned size, enum insn_
 	case SZ_EL:
 		return l / 8;
 	case SZ_DUP:
-		return insn->vl ? 32 : 8;
+		return insn->vl ? l : 8;
 	case SZ_FAR:
 		return 2 + insn->opsize;
 	case SZ_DESC:
@@ -588,6 +505,39 @@ static void settle_flags(struct insn *insn)
 		insn->flags_written = 0;
 }
 
+/* Registers 16 to 31, mask registers, and what a mask is for. */
+static void settle_evex(struct insn *insn, const struct prefixes *pf, enum insn_mode mode)
+{
+	const struct insn_row *row = insn->row;
+	bool vsib = row->op == OP_EVEX_GATHER || row->op == OP_EVEX_SCATTER;
+
+	if (row->reg_kind == REG_VEC)
+		insn->reg |= pf->high_r;
+	if (!insn->mem && row->rm_kind == REG_VEC)
+		insn->rm |= pf->rex_x << 1;
+	if (vsib && insn->index != INSN_NO_REG)
+		insn->index |= insn->vvvv & 16;
+	insn->mask_size = size_in_bytes(insn, row->mask_size, mode);
+	insn->disp_unit = 1;
+	if (insn->mask_size)
+		insn->lanes =
+		    (insn->mem && !(row->evex & EVEX_SPLAT) ? insn->mem_size : 16u << insn->vl) / insn->mask_size;
+	if (!insn->mem)
+		return;
+	if (evex_b(insn))
+		insn->mem_size = insn->w ? 8 : 4;
+	insn->disp_unit = row->evex & EVEX_PACKED ? insn->mask_size : insn->mem_size;
+	if (insn->mod == 1)
+		insn->disp *= insn->disp_unit;
+	if (insn->mask && row->op == OP_COPY && !(row->evex & EVEX_WHOLE))
+		insn->op = OP_EVEX_MASKED;
+}
+
+static bool is_gather(const struct insn_row *row)
+{
+	return row->op == OP_GATHER || row->op == OP_EVEX_GATHER || row->op == OP_EVEX_SCATTER;
+}
+
 static void settle_operands(struct insn *insn, const struct prefixes *pf, enum insn_mode mode)
 {
 	const struct insn_row *row = insn->row;
@@ -599,10 +549,10 @@ static void settle_operands(struct insn *insn, const struct prefixes *pf, enum i
 		insn->reg &= 7;
 	/* Outside 64-bit mode bit 3 of vvvv is ignored, but not where vvvv names nothing and must be 1111. */
 	if (mode != INSN_MODE_64 && row->vvvv_kind)
-		insn->vvvv &= 7;
+		insn->vvvv &= 0x17;
 	if (row->op == OP_PUSH_SEG || row->op == OP_POP_SEG)
 		insn->reg = (insn->opcode >> 3) & 7;
-	if (row->rm_kind == REG_MMX || row->rm_kind == REG_ST)
+	if (row->rm_kind == REG_MMX || row->rm_kind == REG_ST || row->rm_kind == REG_K)
 		insn->rm &= 7;
 	if (row->op == OP_MASKED_STORE && !insn->mem) {
 		insn->mem = true;
@@ -616,13 +566,47 @@ static void settle_operands(struct insn *insn, const struct prefixes *pf, enum i
 	insn->seg = pf->seg;
 	if (!insn->seg_override)
 		insn->seg = insn->mem && (insn->base == 4 || insn->base == 5) ? ENGINE_SS : ENGINE_DS;
-	if (insn->index == 4 && row->op != OP_GATHER)
+	if (insn->index == 4 && !is_gather(row))
 		insn->index = INSN_NO_REG;
+	if (insn->enc == ENC_EVEX)
+		settle_evex(insn, pf, mode);
 }
 
-static bool operands_undefined(const struct insn *insn, enum insn_mode mode)
+/* A mask register's number has three bits; in ModRM.rm what is above is ignored, elsewhere it must not be set. */
+static bool mask_undefined(const struct insn *insn, const struct prefixes *pf)
 {
 	const struct insn_row *row = insn->row;
+
+	return (row->reg_kind == REG_K && (pf->rex_r || pf->high_r)) || (row->vvvv_kind == REG_K && insn->vvvv > 7);
+}
+
+/* SDM Vol. 2, 2.7.11. */
+static bool evex_undefined(const struct insn *insn, const struct prefixes *pf, enum insn_mode mode)
+{
+	const struct insn_row *row = insn->row;
+	bool vsib = row->op == OP_EVEX_GATHER || row->op == OP_EVEX_SCATTER, zero = insn->evex_p[2] & 0x80;
+
+	if (!row->vvvv_kind && (vsib ? insn->vvvv & 15 : insn->vvvv))
+		return true;
+	if (mode != INSN_MODE_64 && (insn->vvvv & 16))
+		return true;
+	if (evex_b(insn) && !(row->evex & (insn->mem ? EVEX_BROADCAST : EVEX_ROUNDING | EVEX_SAE)))
+		return true;
+	if (insn->vl == 3 || (insn->mask && !row->mask_size))
+		return true;
+	if (zero && (!insn->mask || row->reg_kind == REG_K || (insn->mem && (row->rm_acc & ACC_W)) || vsib))
+		return true;
+	if (row->reg_kind == REG_GPR && pf->high_r)
+		return true;
+	return vsib && (!insn->mask || insn->index == INSN_NO_REG || insn->addrsize == 2 || (insn->modrm & 7) != 4 ||
+			(row->op == OP_EVEX_GATHER && insn->reg == insn->index));
+}
+
+static bool operands_undefined(const struct insn *insn, const struct prefixes *pf, enum insn_mode mode)
+{
+	const struct insn_row *row = insn->row;
+	if (mask_undefined(insn, pf) || (insn->enc == ENC_EVEX && evex_undefined(insn, pf, mode)))
+		return true;
 	if (insn->enc == ENC_VEX && !row->vvvv_kind && insn->vvvv)
 		return true;
 	switch (row->reg_kind) {
@@ -675,6 +659,7 @@ static void clear(struct insn *insn)
 	insn->base = INSN_NO_REG;
 	insn->index = INSN_NO_REG;
 	insn->scale = 1;
+	insn->disp_unit = 1;
 }
 
 int insn_decode(struct insn *insn, const uint8_t *bytes, size_t avail, enum insn_mode mode)
@@ -710,7 +695,7 @@ int insn_decode(struct insn *insn, const uint8_t *bytes, size_t avail, enum insn
 
 	settle_operands(insn, &pf, mode);
 	settle_flags(insn);
-	if ((insn->lock && !(insn->row->flags & ROW_LOCKABLE && insn->mem)) || operands_undefined(insn, mode))
+	if ((insn->lock && !(insn->row->flags & ROW_LOCKABLE && insn->mem)) || operands_undefined(insn, &pf, mode))
 		insn->op = OP_UD;
 	settle_twin(insn);
 	if (mode != INSN_MODE_64 && insn->row->opsize == OS_Y)

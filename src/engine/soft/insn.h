@@ -107,6 +107,10 @@ enum insn_op {
 		* where all of the operand is ordinary memory */
 	,
 	OP_GATHER,
+	OP_EVEX_MASKED, /* in no row: EVEX with a mask and memory; copied, as MASKED_LOAD, or done on a buffer that the
+			 * helper prepares */
+	OP_EVEX_GATHER,
+	OP_EVEX_SCATTER,
 	OP_FPU_POINTERS, /* in no row: follows what saves the x87's environment */
 	OP_PUSHF,
 	OP_PUSHA,
@@ -191,6 +195,16 @@ enum {
 	ROW_COND = 1 << 16,       /* the opcode's low 4 bits are a condition */
 };
 
+/* What EVEX rows allow: insn_evex.def has the words. */
+enum {
+	EVEX_BROADCAST = 1 << 0,
+	EVEX_ROUNDING = 1 << 1,
+	EVEX_SAE = 1 << 2,
+	EVEX_WHOLE = 1 << 3,
+	EVEX_PACKED = 1 << 4,
+	EVEX_SPLAT = 1 << 5,
+};
+
 struct insn_row {
 	const char *name;          /* mnemonic, lower case */
 	uint8_t op;                /* enum insn_op */
@@ -208,7 +222,9 @@ struct insn_row {
 	uint8_t rm_mask;      /* ModRM.rm when mod == 3: mask of 1 << n */
 	uint8_t sel_w, sel_l; /* W and VEX.L: mask of 1 << n */
 	uint8_t opsize, imm;  /* enum row_opsize, row_imm */
+	uint8_t evex;         /* EVEX_* */
 	uint16_t mem_size, reg_size, rm_size; /* bytes, or SZ_* */
+	uint16_t mask_size;                   /* of an element that a mask is for; 0: may not be masked */
 };
 
 enum { INSN_MAX_LEN = 15, INSN_NO_REG = 0xff, INSN_RIP = 0x10 };
@@ -229,8 +245,11 @@ struct insn {
 	uint8_t rex;                        /* raw REX byte, 0 if none (legacy) */
 	bool w;            /* REX.W, VEX.W; clear where it would name a 64-bit general register that the mode lacks */
 	uint8_t vl, vpp;   /* VEX: L (0 128, 1 256, 2 512) and pp */
-	uint8_t vvvv;      /* 0-15, already inverted; valid when row->vvvv_kind */
+	uint8_t vvvv;      /* 0-15 (EVEX 0-31), already inverted; valid when row->vvvv_kind */
 	uint8_t evex_p[3]; /* raw EVEX payload */
+	uint8_t mask, mask_size; /* EVEX.aaa, 0 for none; bytes of an element */
+	uint8_t lanes;           /* elements that a mask is for; of memory, where it has any */
+	uint8_t disp_unit;       /* what an 8-bit displacement counts in; 1 but with EVEX */
 	bool has_modrm;
 	uint8_t modrm, mod, reg, rm; /* reg and rm extended by REX/VEX R and B (registers 0-15, EVEX 0-31);
 				      * for reg_in_opcode, reg holds the register */

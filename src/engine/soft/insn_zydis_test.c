@@ -114,6 +114,26 @@ static void test_vex(void **state)
 	report(&t);
 }
 
+static void test_evex(void **state)
+{
+	(void)state;
+	struct tally t = { 0 };
+	uint64_t seed = 0x94d049bb133111eb;
+	for (enum insn_mode mode = INSN_MODE_16; mode <= INSN_MODE_64; mode++) {
+		for (unsigned i = 0; i < 1u << 20; i++) {
+			/* Map 1-3, opcode, pp and W in turn; the rest by chance, vvvv often 11111. */
+			uint64_t r = next_random(&seed);
+			uint8_t bytes[INSN_MAX_LEN] = { 0x62, (r & 0xf0) | ((i >> 16) % 3 + 1) };
+			bytes[2] = (i & 4) << 5 | ((r >> 8) & 1 ? 0x78 : (r >> 9) & 0x78) | 4 | (i & 3);
+			bytes[3] = (r >> 16 & 0x6f) | ((r >> 24) & 3 ? 0 : 0x80) | ((r >> 8) & 1 ? 8 : 0);
+			bytes[4] = i >> 4;
+			random_tail(bytes, 5, &seed);
+			check(&t, mode, bytes);
+		}
+	}
+	report(&t);
+}
+
 static void test_random(void **state)
 {
 	(void)state;
@@ -134,6 +154,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_legacy),
 		cmocka_unit_test(test_vex),
+		cmocka_unit_test(test_evex),
 		cmocka_unit_test(test_random),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,16 +26,21 @@ struct pair {
 /* Known to Zydis, not offered to guests, and so undefined for us. */
 static bool not_offered(const ZydisDecodedInstruction *z)
 {
-	if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX || z->encoding == ZYDIS_INSTRUCTION_ENCODING_MVEX ||
-	    z->encoding == ZYDIS_INSTRUCTION_ENCODING_XOP || z->encoding == ZYDIS_INSTRUCTION_ENCODING_3DNOW)
+	if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_MVEX || z->encoding == ZYDIS_INSTRUCTION_ENCODING_XOP ||
+	    z->encoding == ZYDIS_INSTRUCTION_ENCODING_3DNOW)
 		return true;
+	/* Only Xeon Phi had these; and half precision. */
+	const char *set = ZydisISASetGetString(z->meta.isa_set);
+	static const char *const sets[] = { "AVX512ER", "AVX512PF", "AVX512_4FMAPS", "AVX512_4VNNIW", "AVX512_FP16" };
+	for (unsigned i = 0; set && i < sizeof(sets) / sizeof(sets[0]); i++)
+		if (!strncmp(set, sets[i], strlen(sets[i])))
+			return true;
 	switch (z->meta.isa_ext) {
 	case ZYDIS_ISA_EXT_AMD3DNOW:
 	case ZYDIS_ISA_EXT_AMD_INVLPGB:
 	case ZYDIS_ISA_EXT_AMX_BF16:
 	case ZYDIS_ISA_EXT_AMX_INT8:
 	case ZYDIS_ISA_EXT_AMX_TILE:
-	case ZYDIS_ISA_EXT_AVX512VEX:
 	case ZYDIS_ISA_EXT_CET:
 	case ZYDIS_ISA_EXT_CLZERO:
 	case ZYDIS_ISA_EXT_ENQCMD:
@@ -251,7 +256,8 @@ static struct use use_ours(const struct insn *o)
 		use_add(&use, o->vvvv, o->row->vvvv_acc);
 	if (o->mem && o->base != INSN_NO_REG && o->base != INSN_RIP)
 		use_add(&use, o->base, ACC_R);
-	if (o->mem && o->index != INSN_NO_REG && o->op != OP_GATHER)
+	bool vsib = o->op == OP_GATHER || o->op == OP_EVEX_GATHER || o->op == OP_EVEX_SCATTER;
+	if (o->mem && o->index != INSN_NO_REG && !vsib)
 		use_add(&use, o->index, ACC_R);
 	return use;
 }

@@ -211,6 +211,17 @@ static void split_read(struct soft_cpu *cpu, uint8_t *to, const uint8_t *host, u
 		mmio(cpu, gpa, to, size, false);
 }
 
+/* May generated code make the access to the page of `linear`, which is in the TLB? Where both pages of one that crosses
+ * follow each other on the host too, it is made as it stands. */
+static bool in_place(const struct soft_cpu *cpu, uint64_t linear, uint32_t how)
+{
+	const struct soft_tlb_entry *entry =
+	    &cpu->tlb[(how & SOFT_HOW_MMU) >> SOFT_HOW_MMU_SHIFT][soft_tlb_index(linear)];
+	uint64_t tag = __atomic_load_n(how & SOFT_HOW_WRITE ? &entry->tag_write : &entry->tag_read, __ATOMIC_RELAXED);
+
+	return !(how & SOFT_HOW_LOCK) && tag == (linear & ~(uint64_t)SOFT_PAGE_MASK);
+}
+
 static __attribute__((noinline)) uint8_t *bounce_split(struct soft_cpu *cpu, uint64_t linear, uint32_t how)
 {
 	unsigned size = how & SOFT_HOW_SIZE, size1 = SOFT_PAGE_SIZE - (linear & SOFT_PAGE_MASK);
@@ -226,6 +237,8 @@ static __attribute__((noinline)) uint8_t *bounce_split(struct soft_cpu *cpu, uin
 	host[1] = split_page(cpu, second, how, &gpa[1]);
 	if (checks_alignment(cpu, how))
 		alignment_check(cpu, linear, how);
+	if (host[0] && host[1] == host[0] + size1 && in_place(cpu, linear, how) && in_place(cpu, second, how))
+		return host[0];
 	bounce_begin(cpu, SOFT_BOUNCE_SPLIT, linear, how, gpa[0]);
 	cpu->bounce.size1 = size1;
 	cpu->bounce.gpa[1] = gpa[1];
@@ -336,6 +349,8 @@ static bool mem_commit(struct soft_cpu *cpu)
 	case SOFT_BOUNCE_CODE:
 		atomic_thread_fence(memory_order_seq_cst); /* it may be of data and of code again since we looked */
 		return soft_code_written(cpu->vm, cpu->bounce.gpa[0], cpu->bounce.size);
+	case SOFT_BOUNCE_LANES:
+		return soft_lanes_commit(cpu);
 	case SOFT_BOUNCE_NONE:
 	case SOFT_BOUNCE_DISCARD:
 		break;

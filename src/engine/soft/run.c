@@ -30,19 +30,29 @@
 /* So many PAUSEs take some microseconds. */
 enum { SOFT_PAUSES = 200 };
 
-/* The state components that a guest may own: x87, SSE, AVX. */
-enum { XSAVE_MASK = 7 };
-
+/* AVX-512 state is large and seldom in use, which XSAVEOPT knows; what writes to cpu->xsave between the two, but for what
+ * loads it again, only changes what XSAVE has written. */
 void soft_heavy_begin(struct soft_cpu *cpu)
 {
 	unsigned mxcsr = 0x1f80;
-	__asm__ volatile("xsave64 %0" : "=m"(cpu->xsave) : "a"(XSAVE_MASK), "d"(0) : "memory");
+	__asm__ volatile("xsave64 %0" : "=m"(cpu->xsave) : "a"(SOFT_XSAVE_AVX), "d"(0) : "memory");
+	if (cpu->xsave_mask & SOFT_XSAVE_AVX512)
+		__asm__ volatile("xsaveopt64 %0" : "=m"(cpu->xsave) : "a"(SOFT_XSAVE_AVX512), "d"(0) : "memory");
 	__asm__ volatile("fninit\n ldmxcsr %0" ::"m"(mxcsr));
 }
 
 void soft_heavy_end(struct soft_cpu *cpu)
 {
-	__asm__ volatile("xrstor64 %0" ::"m"(cpu->xsave), "a"(XSAVE_MASK), "d"(0) : "memory");
+	__asm__ volatile("xrstor64 %0" ::"m"(cpu->xsave), "a"(cpu->xsave_mask), "d"(0) : "memory");
+}
+
+void soft_vectors_grow(struct soft_cpu *cpu)
+{
+	if ((cpu->xcr0 & SOFT_XSAVE_AVX512) != SOFT_XSAVE_AVX512 || (cpu->xsave_mask & SOFT_XSAVE_AVX512))
+		return;
+	cpu->xsave_mask |= SOFT_XSAVE_AVX512;
+	/* So far they were C's. The last image has them in their initial state. */
+	__asm__ volatile("xrstor64 %0" ::"m"(cpu->xsave), "a"(SOFT_XSAVE_AVX512), "d"(0) : "memory");
 }
 
 static void call_helper(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
@@ -98,6 +108,8 @@ static uint64_t missed_address(const struct soft_cpu *cpu, uint64_t mixed, uint3
 uint8_t *soft_mem_miss(struct soft_cpu *cpu, uint64_t mixed, uint32_t how)
 {
 	uint64_t linear = missed_address(cpu, mixed, how);
+	if (how & SOFT_HOW_XSAVE)
+		how = soft_xsave_how(cpu, how);
 	return profiled(cpu) ? profile_mem_miss(cpu, linear, how, soft_mem_slow) : soft_mem_slow(cpu, linear, how);
 }
 

@@ -29,6 +29,13 @@ uint64_t soft_linear_of(struct soft_cpu *cpu, uint64_t offset, uint32_t how);
 void soft_exit_regs(void);
 void soft_dispatch(void);
 
+/* What AVX-512 is in CPUID's leaf 7: F, DQ, IFMA, CD, BW, VL; VBMI, VBMI2, VNNI, BITALG, VPOPCNTDQ; VP2INTERSECT; BF16. */
+#define SOFT_AVX512_7_EBX (1u << 16 | 1u << 17 | 1u << 21 | 1u << 28 | 1u << 30 | 1u << 31)
+#define SOFT_AVX512_7_ECX (1u << 1 | 1u << 6 | 1u << 11 | 1u << 12 | 1u << 14)
+#define SOFT_AVX512_7_EDX (1u << 8)
+#define SOFT_AVX512_7_1_EAX (1u << 5)
+/* Takes it out of a leaf (cpuid.c). */
+void soft_cpuid_hide_avx512(uint32_t leaf, uint32_t subleaf, struct engine_cpuid *r);
 /* Puts the guest's addresses into the x87 part of an image in FXSAVE64's or XSAVE64's format (fpu.c). */
 void soft_fpu_pointers(const struct soft_cpu *cpu, uint8_t *image);
 

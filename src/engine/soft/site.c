@@ -47,6 +47,8 @@ uint8_t *soft_slot_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, con
 	uint32_t how = (uint32_t)site;
 	unsigned id = site >> 32 & 0xffff, insn = site >> 48;
 	uint64_t linear = soft_slot_address(cpu, id, mixed);
+	if (how & SOFT_HOW_XSAVE)
+		how = soft_xsave_how(cpu, how);
 	const struct soft_tlb_entry *entry;
 	uint64_t offset = tlb_offset(cpu, linear, how, &entry);
 
@@ -59,6 +61,23 @@ uint8_t *soft_slot_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, con
 	if (count(cpu, id))
 		cache_demote(cpu->vm->cache, pc, insn);
 	cpu->bounce.kind = SOFT_BOUNCE_NONE;
+	uint8_t *host = (uint8_t *)(uintptr_t)(entry->host + offset);
+	soft_slot_fill(cpu, id, linear, how);
+	return host;
+}
+
+uint8_t *soft_slot_masked_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, const uint8_t *pc)
+{
+	uint32_t how = (uint32_t)site;
+	unsigned id = site >> 32 & 0xffff, insn = site >> 48;
+	uint64_t linear = soft_slot_address(cpu, id, mixed);
+	const struct soft_tlb_entry *entry;
+	uint64_t offset = tlb_offset(cpu, linear, how, &entry);
+
+	if (offset > SOFT_PAGE_SIZE - (how & SOFT_HOW_SIZE))
+		return NULL;
+	if (count(cpu, id))
+		cache_demote(cpu->vm->cache, pc, insn);
 	uint8_t *host = (uint8_t *)(uintptr_t)(entry->host + offset);
 	soft_slot_fill(cpu, id, linear, how);
 	return host;

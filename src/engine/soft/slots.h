@@ -14,6 +14,8 @@
 /* What a thunk calls when a slot's check failed: `mixed` is linear ^ tag, `pc` an address in the block's code. They
  * return what soft_mem_slow and soft_mem_group would, the latter having set cpu->single with NULL. */
 uint8_t *soft_slot_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, const uint8_t *pc);
+/* The same of a masked operand: NULL unless the TLB has all of it, since nobody knows what may be accessed. */
+uint8_t *soft_slot_masked_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, const uint8_t *pc);
 uint8_t *soft_slot_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, const uint8_t *pc);
 
 /* Fills a slot, `id`, from the TLB's entry for linear, if that would let the access pass. */

@@ -52,6 +52,29 @@ static int soft_probe(const char *options, char *text, size_t size)
 	return 0;
 }
 
+/* With what evex.c uses (KMOVQ). */
+static bool soft_host_avx512(void)
+{
+	unsigned a, b = 0, c, d, lo, hi;
+	__cpuid_count(7, 0, a, b, c, d);
+	__asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	return (b & bit_AVX512F) && (b & bit_AVX512BW) && (lo & SOFT_XSAVE_AVX512) == SOFT_XSAVE_AVX512;
+}
+
+static void find_xsave_parts(struct soft_vm *s)
+{
+	if (!soft_host_avx512())
+		return;
+	for (unsigned i = 5; i < 8; i++) {
+		unsigned size, offset, c, d;
+		__cpuid_count(0xd, i, size, offset, c, d);
+		s->xsave_part[i].offset = (uint16_t)offset;
+		s->xsave_part[i].size = (uint16_t)size;
+		if (offset + size > s->xsave_size)
+			s->xsave_size = (uint16_t)(offset + size);
+	}
+}
+
 static void clear_bits(uint32_t *reg, uint32_t bits)
 {
 	*reg &= ~bits;
@@ -70,26 +93,26 @@ static void soft_cpuid_filter(uint32_t leaf, uint32_t subleaf, struct engine_cpu
 		if (subleaf == 0) {
 			/* Keep BMI1, AVX2, SMEP, BMI2, ERMS, FSGSBASE, TSC_ADJUST, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA, FDP */
 			r->ebx &= 1u << 0 | 1u << 1 | 1u << 3 | 1u << 5 | 1u << 6 | 1u << 7 | 1u << 8 | 1u << 9 |
-				  1u << 13 | 1u << 18 | 1u << 19 | 1u << 20 | 1u << 23 | 1u << 24 | 1u << 29;
+				  1u << 13 | 1u << 18 | 1u << 19 | 1u << 20 | 1u << 23 | 1u << 24 | 1u << 29 |
+				  SOFT_AVX512_7_EBX;
 			/* UMIP, GFNI, VAES, VPCLMULQDQ, RDPID */
-			r->ecx &= 1u << 2 | 1u << 8 | 1u << 9 | 1u << 10 | 1u << 22;
-			r->edx &= 1u << 4; /* FSRM */
+			r->ecx &= 1u << 2 | 1u << 8 | 1u << 9 | 1u << 10 | 1u << 22 | SOFT_AVX512_7_ECX;
+			r->edx &= 1u << 4 | SOFT_AVX512_7_EDX; /* FSRM */
 		} else if (subleaf == 1) {
-			r->eax &= 1u << 4; /* AVX-VNNI */
+			r->eax &= 1u << 4 | SOFT_AVX512_7_1_EAX; /* AVX-VNNI */
 			r->ebx = r->ecx = r->edx = 0;
 		} else {
 			*r = (struct engine_cpuid){ 0 };
 		}
 		break;
-	case 0xd: /* x87, SSE, AVX; XSAVEC and XGETBV(1) but no XSAVEOPT (it tracks host addresses) nor XSAVES */
+	case 0xd: /* x87, SSE, AVX, AVX-512; XSAVEC and XGETBV(1) but no XSAVEOPT (it tracks host addresses) nor XSAVES */
 		if (subleaf == 0) {
-			r->eax &= 7;
+			r->eax &= SOFT_XSAVE_AVX | SOFT_XSAVE_AVX512;
 			r->edx = 0;
-			r->ecx = 832;
 		} else if (subleaf == 1) {
 			r->eax &= 1u << 1 | 1u << 2;
 			r->ecx = r->edx = 0;
-		} else if (subleaf != 2) {
+		} else if (subleaf != 2 && (subleaf < 5 || subleaf > 7)) {
 			*r = (struct engine_cpuid){ 0 };
 		}
 		break;
@@ -105,6 +128,8 @@ static void soft_cpuid_filter(uint32_t leaf, uint32_t subleaf, struct engine_cpu
 	default:
 		break;
 	}
+	if (!soft_host_avx512())
+		soft_cpuid_hide_avx512(leaf, subleaf, r);
 }
 
 static void soft_vm_destroy(struct engine_vm *vm)
@@ -132,7 +157,7 @@ static bool has_option(const char *options, const char *name)
 }
 
 /* What can be switched off, to find what is wrong or what it buys. */
-static const char *const option_names[] = { "one-insn", "all-hot",   "no-groups",   "no-loops",
+static const char *const option_names[] = { "one-insn", "all-hot",   "no-avx512",   "no-groups", "no-loops",
 					    "no-slots", "no-traces", "small-cache", "perf-map" };
 
 static int check_options(const char *options, struct error *err)
@@ -146,7 +171,7 @@ static int check_options(const char *options, struct error *err)
 		if (!known)
 			return error_set(err, -EINVAL,
 					 "unknown option '%.*s' of the soft engine (it has one-insn, all-hot, "
-					 "no-groups, no-loops, no-slots, no-traces, small-cache, perf-map)",
+					 "no-avx512, no-groups, no-loops, no-slots, no-traces, small-cache, perf-map)",
 					 (int)n, p);
 		p += n + (p[n] == ',');
 	}
@@ -180,7 +205,9 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_config *co
 	s->no_slots = has_option(config->options, "no-slots");
 	s->no_traces = has_option(config->options, "no-traces");
 	s->no_groups = has_option(config->options, "no-groups");
+	s->no_avx512 = has_option(config->options, "no-avx512");
 	s->tsc_start = host_tsc_sample();
+	find_xsave_parts(s);
 	unsigned a, b, c, d;
 	__cpuid(0x80000008, a, b, c, d);
 	s->maxphyaddr_mask = (1ULL << ((a & 0xff) > 46 ? 46 : a & 0xff)) - 1;
@@ -321,13 +348,13 @@ static void soft_vcpu_get_state(struct engine_vcpu *vcpu, struct engine_cpu_stat
 }
 
 /* XRSTOR must not fault, whatever the state says: SDM Vol. 1, 13.8.1. */
-static void sanitize_xsave(uint8_t *area)
+static void sanitize_xsave(uint8_t *area, uint32_t mask)
 {
 	uint32_t mxcsr;
 	memcpy(&mxcsr, area + 24, sizeof(mxcsr));
 	mxcsr &= 0xffff;
 	memcpy(area + 24, &mxcsr, sizeof(mxcsr));
-	area[512] &= 7;
+	area[512] &= (uint8_t)mask;
 	memset(area + 513, 0, 63);
 }
 
@@ -366,7 +393,10 @@ static void soft_vcpu_set_state(struct engine_vcpu *vcpu, const struct engine_cp
 	cpu->shadow = s->interrupt_shadow;
 	cpu->halted = s->halted;
 	memcpy(cpu->xsave, s->xsave, sizeof(s->xsave));
-	sanitize_xsave(cpu->xsave);
+	cpu->xsave_mask = SOFT_XSAVE_AVX;
+	if ((s->xcr0 & SOFT_XSAVE_AVX512) == SOFT_XSAVE_AVX512 && soft_host_avx512())
+		cpu->xsave_mask |= SOFT_XSAVE_AVX512;
+	sanitize_xsave(cpu->xsave, cpu->xsave_mask);
 	cpu->exc.pending = s->event.valid && !s->event.external;
 	cpu->exc.vector = s->event.vector & 31;
 	cpu->exc.has_error = s->event.has_error;

@@ -274,6 +274,12 @@ soft_helper_fn soft_help_in, soft_help_out;
 soft_helper_fn soft_help_fpu_pointers;
 /* vector.c */
 soft_helper_fn soft_help_gather, soft_help_masked_load, soft_help_masked_store;
+/* The offset in its segment of an instruction's memory operand, where cpu->rip is the instruction's. */
+uint64_t soft_vector_offset(const struct soft_cpu *cpu, const struct insn *insn);
+
+/* ---- evex.c ---- */
+
+soft_helper_fn soft_help_evex_gather, soft_help_evex_scatter, soft_help_evex_masked;
 /* bcd.c */
 soft_helper_fn soft_help_daa, soft_help_das, soft_help_aaa, soft_help_aas, soft_help_aam, soft_help_aad, soft_help_salc,
     soft_help_bound;

@@ -11,6 +11,7 @@
 #ifndef PLURES_ENGINE_SOFT_TEST_MACHINE_H
 #define PLURES_ENGINE_SOFT_TEST_MACHINE_H
 
+#include <cpuid.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -100,6 +101,14 @@ static inline void test_mmio(void *ctx, uint64_t gpa, void *data, unsigned size,
 		m->mmio[m->mmio_count].write = write;
 	}
 	m->mmio_count++;
+}
+
+/* The host's, as far as the engine has it. */
+static inline void test_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, struct engine_cpuid *out)
+{
+	(void)ctx;
+	__cpuid_count(leaf, subleaf, out->eax, out->ebx, out->ecx, out->edx);
+	engine_soft.cpuid_filter(leaf, subleaf, out);
 }
 
 static inline int test_ack(void *ctx)
@@ -215,9 +224,9 @@ static inline void test_user(struct test_machine *m)
 /* With options of the engine's, or NULL. */
 static inline int test_setup_with(void **state, const char *options)
 {
-	static const struct engine_callbacks callbacks = { .pio = test_pio,
-							   .mmio = test_mmio,
-							   .interrupt_ack = test_ack };
+	static const struct engine_callbacks callbacks = {
+		.pio = test_pio, .mmio = test_mmio, .interrupt_ack = test_ack, .cpuid = test_cpuid
+	};
 	struct test_machine *m = aligned_alloc(64, (sizeof(*m) + 63) & ~(size_t)63);
 	struct engine_config config = { .vcpus = 1, .options = options };
 	struct error err;

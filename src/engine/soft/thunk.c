@@ -92,6 +92,11 @@ static __attribute__((naked, used)) void thunk_slot_group(void)
 	__asm__ volatile(SITE_TO_C "call soft_slot_group_miss\n" HOST_OR_DISPATCH ::OPERANDS);
 }
 
+static __attribute__((naked, used)) void thunk_slot_masked(void)
+{
+	__asm__ volatile(SITE_TO_C "call soft_slot_masked_miss\n" HOST_FROM_C ::OPERANDS);
+}
+
 static __attribute__((naked, used)) void thunk_hot(void)
 {
 	__asm__ volatile(SAVE_CALLEE SAVE_CALLER TO_C
@@ -171,6 +176,7 @@ void soft_thunks_init(struct soft_cpu *cpu, uint8_t *returns)
 	cpu->thunk[SOFT_THUNK_HOT] = thunk_hot;
 	cpu->thunk[SOFT_THUNK_SLOT] = thunk_slot;
 	cpu->thunk[SOFT_THUNK_SLOT_GROUP] = thunk_slot_group;
+	cpu->thunk[SOFT_THUNK_SLOT_MASKED] = thunk_slot_masked;
 	cpu->thunk[SOFT_THUNK_COMMIT] = thunk_commit;
 	cpu->thunk[SOFT_THUNK_COMMIT_MEM] = thunk_commit_mem;
 	cpu->thunk[SOFT_THUNK_HELPER] = thunk_helper;

@@ -46,5 +46,7 @@ static inline uint8_t *soft_page_host(struct soft_cpu *cpu, uint64_t linear, enu
 
 /* As soft_store, and returns whether it changed translated code. */
 bool soft_store_noting(struct soft_cpu *cpu, uint64_t linear, unsigned size, uint64_t value);
+/* Ends a masked store that was made on a buffer (evex.c). Returns whether it changed code. */
+bool soft_lanes_commit(struct soft_cpu *cpu);
 
 #endif

@@ -31,7 +31,6 @@ struct trans_stub {
 	uint8_t *after;  /* where the instruction goes on after the op */
 	trans_op *op;
 	uint32_t how;
-	uint32_t how_without_avx; /* XSAVE: the one to take when EAX does not ask for AVX state; or 0 */
 	unsigned insn;
 	bool group;
 	bool slotted; /* the check was of slot `slot` */
@@ -211,6 +210,8 @@ void trans_access_operand(struct trans *t, unsigned i, uint32_t how, trans_op *o
 void trans_access_by(struct trans *t, unsigned i, uint32_t how, unsigned reg, int disp, trans_op *op);
 /* As trans_access, but on a miss instruction i's C helper does the whole access. */
 void trans_access_or_help(struct trans *t, unsigned i, uint32_t how, trans_op *op);
+/* Instruction i's C helper prepares a buffer, on which the op is made, and which is then stored if it writes. */
+void trans_access_by_lane(struct trans *t, unsigned i, trans_op *op);
 /* rip = constant, through T1 if it is wide. Leaves flags alone. */
 void trans_set_rip(struct trans *t, uint64_t rip);
 void trans_map(struct trans *t, unsigned i, unsigned special);
@@ -264,6 +265,7 @@ void trans_loop_check(struct trans *t, unsigned i, uint32_t how);
 /* ---- trans_copy.c ---- */
 void trans_copy(struct trans *t, unsigned i);
 void trans_masked(struct trans *t, unsigned i);
+void trans_evex_masked(struct trans *t, unsigned i);
 trans_op op_copy; /* its part after the check */
 
 /* ---- trans_flow.c ---- */

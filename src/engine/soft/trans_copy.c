@@ -230,6 +230,30 @@ static void emit_vex(struct trans *t, const struct insn *in, const struct plan *
 		emit_modrm(e, 3, reg, b);
 }
 
+static void emit_evex(struct trans *t, const struct insn *in, const struct plan *p)
+{
+	struct emit *e = &t->e;
+	unsigned reg = in->modrm >> 3 & 7, rm = in->modrm & 7, vvvv = 0;
+	if (p->field[FIELD_REG].kind != REG_NONE)
+		reg = p->field[FIELD_REG].host;
+	if (p->field[FIELD_RM].kind != REG_NONE)
+		rm = p->field[FIELD_RM].host;
+	if (p->field[FIELD_VVVV].kind != REG_NONE)
+		vvvv = p->field[FIELD_VVVV].host;
+	unsigned b = in->mem ? p->base : rm;
+	emit8(e, 0x62);
+	/* X is the top bit of the index, or of a vector register in rm. */
+	unsigned x = !in->mem ? b >> 1 : p->index != EMIT_NONE ? p->index : 0;
+	emit8(e, (~reg & 8) << 4 | (~x & 8) << 3 | (~b & 8) << 2 | (~reg & 16) | in->map);
+	emit8(e, (unsigned)in->w << 7 | (~vvvv & 15) << 3 | 4 | in->vpp);
+	emit8(e, (in->evex_p[2] & ~8u) | (~vvvv & 16) >> 1);
+	emit8(e, in->opcode);
+	if (in->mem)
+		emit_modrm_disp_evex(e, reg, b, p->index, t->disp, in->disp_unit);
+	else
+		emit_modrm(e, 3, reg, b);
+}
+
 void op_copy(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
@@ -244,6 +268,8 @@ void op_copy(struct trans *t, unsigned i)
 	trans_map(t, i, t->loop.fast ? SOFT_MAP_LOOP : 0);
 	if (in->enc == ENC_LEGACY)
 		emit_legacy(t, in, &p);
+	else if (in->enc == ENC_EVEX)
+		emit_evex(t, in, &p);
 	else
 		emit_vex(t, in, &p);
 	for (unsigned k = in->len - in->imm_size; k < in->len; k++)
@@ -286,6 +312,21 @@ void trans_masked(struct trans *t, unsigned i)
 	}
 	uint32_t how = how_operand(in, in->mem_size, in->mem_acc);
 	trans_clobber(t, t->live[i]);
+	trans_linear(t, i, how);
+	trans_access_or_help(t, i, how, op_copy);
+}
+
+/* The same for EVEX, where the masked instruction may be any: what can't be accessed as it stands is prepared lane by
+ * lane in a buffer by the helper, and stored from there when the instruction is done. */
+void trans_evex_masked(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	uint32_t how = how_operand(in, in->mem_size, in->mem_acc);
+	trans_clobber(t, t->live[i]);
+	if (!t->is64 && (!t->flat || (t->mode & SOFT_MODE_WIDE))) {
+		trans_access_by_lane(t, i, op_copy);
+		return;
+	}
 	trans_linear(t, i, how);
 	trans_access_or_help(t, i, how, op_copy);
 }

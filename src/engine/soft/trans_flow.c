@@ -523,8 +523,7 @@ struct insn *trans_keep_insn(struct trans *t, unsigned i, unsigned op)
 /* Some helpers compute their addresses themselves, from the registers. */
 static bool takes_address(const struct insn *in)
 {
-	return in->mem && in->op != OP_STRING && in->op != OP_GATHER && in->op != OP_MASKED_LOAD &&
-	       in->op != OP_MASKED_STORE;
+	return in->mem && in->op != OP_STRING && !(in->op >= OP_MASKED_LOAD && in->op <= OP_EVEX_SCATTER);
 }
 
 void trans_helper(struct trans *t, unsigned i, unsigned op)

@@ -368,6 +368,30 @@ void trans_access_or_help(struct trans *t, unsigned i, uint32_t how, trans_op *o
 		t->stub[t->stubs - 1].helper = helper;
 }
 
+/* Calls the helper of instruction i, and then makes the op on the buffer that it has prepared. */
+static void by_lane(struct trans *t, unsigned i, const struct insn *helper, trans_op *op)
+{
+	struct emit *e = &t->e;
+	trans_set_rip(t, trans_rip(t, i));
+	emit_mov_imm(e, T1, (uintptr_t)helper);
+	emit_call_gs(e, CPU_OFF(thunk) + 8 * SOFT_THUNK_HELPER);
+	emit_gs(e, EMIT_MOV_LOAD, 8, T0, CPU_OFF(scratch[SOFT_SCRATCH_BUFFER]));
+	t->index = EMIT_NONE;
+	t->disp = 0;
+	op(t, i);
+	if (!(t->insn[i].mem_acc & ACC_W))
+		return;
+	trans_set_rip(t, trans_rip(t, i + 1));
+	emit_call_gs(e, CPU_OFF(thunk) + 8 * (t->flags == FLAGS_HOST ? SOFT_THUNK_COMMIT : SOFT_THUNK_COMMIT_MEM));
+}
+
+void trans_access_by_lane(struct trans *t, unsigned i, trans_op *op)
+{
+	const struct insn *helper = trans_keep_insn(t, i, 0);
+	if (!t->failed)
+		by_lane(t, i, helper, op);
+}
+
 static void emit_how(struct trans *t, const struct trans_stub *s, uint32_t how)
 {
 	emit_mov_imm(&t->e, T1, s->slotted ? SOFT_SITE(how, s->slot, s->insn) : how);
@@ -386,6 +410,19 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 {
 	struct emit *e = &t->e;
 	emit_patch(s->branch, e->p);
+	if (s->helper && s->slotted) {
+		emit_mov(e, 8, T0, T1);
+		emit_how(t, s, s->how);
+		emit_call_gs(e, CPU_OFF(thunk) + 8 * SOFT_THUNK_SLOT_MASKED);
+		emit_test(e, T0);
+		emit_patch(emit_jcc(e, CC_NZ, false), s->resume);
+	}
+	if (s->helper && s->helper->op == OP_EVEX_MASKED) {
+		t->flags = s->before;
+		by_lane(t, s->insn, s->helper, s->op);
+		emit_jmp_to(e, s->after);
+		return;
+	}
 	if (s->helper) {
 		trans_set_rip(t, trans_rip(t, s->insn));
 		emit_mov_imm(e, T1, (uintptr_t)s->helper);
@@ -406,12 +443,6 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 	uint8_t *crosses = s->group ? emit_crossing(t, s) : NULL;
 	trans_set_rip(t, trans_rip(t, s->insn));
 	emit_how(t, s, s->how);
-	if (s->how_without_avx) {
-		emit16(e, 0x04a8); /* test al, 4 */
-		uint8_t *skip = emit_jcc(e, CC_NZ, false);
-		emit_how(t, s, s->how_without_avx | t->mmu << SOFT_HOW_MMU_SHIFT);
-		emit_patch(skip, e->p);
-	}
 	unsigned thunk = s->slotted ? SOFT_THUNK_SLOT : SOFT_THUNK_MEM;
 	if (s->group)
 		thunk = s->slotted ? SOFT_THUNK_SLOT_GROUP : SOFT_THUNK_GROUP;

@@ -311,8 +311,11 @@ static void check_xrstor(struct trans *t, unsigned i)
 	struct emit *e = &t->e;
 	emit16(e, 0x8b4d), emit8(e, 0x9a), emit32(e, 512); /* mov r11, [r10 + 512] */
 	emit16(e, 0x0b4d), emit8(e, 0x9a), emit32(e, 520); /* or r11, [r10 + 520] */
+	uint32_t mask = t->mode & SOFT_MODE_AVX ? SOFT_XSAVE_AVX : SOFT_XSAVE_AVX & ~4u;
+	if (t->mode & SOFT_MODE_AVX512)
+		mask |= SOFT_XSAVE_AVX512;
 	emit_shift(e, 8, 4, T1, 1);
-	emit_shift(e, 8, 5, T1, t->mode & SOFT_MODE_AVX ? 4 : 3);
+	emit_alu_imm(e, 8, 4, T1, (int32_t) ~(mask << 1));
 	uint8_t *skip = emit_jcc(e, CC_Z, false);
 	trans_set_rip(t, trans_rip(t, i));
 	emit_mov_imm(e, T0, EXC_GP);
@@ -345,16 +348,18 @@ static void op_xsave(struct trans *t, unsigned i)
 
 void trans_xsave(struct trans *t, unsigned i)
 {
-	enum { WITHOUT_AVX = 576, WITH_AVX = 832 };
+	enum { WITHOUT_AVX = 576, WITH_AVX = 832, OPCODE_XSAVEC = 0xc7 };
 	const struct insn *in = &t->insn[i];
-	unsigned acc = in->mem_acc & ACC_W ? ACC_RW : ACC_R;
-	bool avx = t->mode & SOFT_MODE_AVX;
-	uint32_t how = how_operand(in, avx ? WITH_AVX : WITHOUT_AVX, acc);
+	unsigned acc = in->mem_acc & ACC_W ? ACC_RW : ACC_R, size = t->mode & SOFT_MODE_AVX ? WITH_AVX : WITHOUT_AVX;
+	/* What the check is for: all that there may be. */
+	if (t->mode & SOFT_MODE_AVX512)
+		size = t->cpu->vm->xsave_size;
+	uint32_t how = how_operand(in, size, acc) | SOFT_HOW_XSAVE;
+	if (in->opcode == OPCODE_XSAVEC)
+		how |= SOFT_HOW_COMPACT;
 	trans_clobber(t, t->live[i]);
 	trans_linear(t, i, how);
 	trans_access(t, i, how, op_xsave);
-	if (avx && !t->failed)
-		t->stub[t->stubs - 1].how_without_avx = how - WITH_AVX + WITHOUT_AVX;
 }
 
 static void op_fpu_save(struct trans *t, unsigned i)

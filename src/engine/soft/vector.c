@@ -153,7 +153,7 @@ struct masked {
 	union vector mask;
 };
 
-static uint64_t operand_offset(const struct soft_cpu *cpu, const struct insn *insn)
+uint64_t soft_vector_offset(const struct soft_cpu *cpu, const struct insn *insn)
 {
 	uint64_t offset = (uint64_t)insn->disp;
 
@@ -171,7 +171,7 @@ static uint64_t operand_offset(const struct soft_cpu *cpu, const struct insn *in
 static void masked_begin(struct soft_cpu *cpu, const struct insn *insn, struct masked *m, unsigned lane, unsigned bytes)
 {
 	m->insn = insn;
-	m->offset = operand_offset(cpu, insn);
+	m->offset = soft_vector_offset(cpu, insn);
 	m->lane = lane;
 	m->bytes = bytes;
 	m->step = cpu->checks_alignment ? 1 : lane;

@@ -38,6 +38,7 @@ struct soft_vm {
 	bool no_slots;      /* all memory operands are checked by the TLB */
 	bool no_groups;     /* each access has its own check */
 	bool no_traces;     /* every branch ends a block */
+	bool no_avx512;     /* CPUID does not show it */
 	unsigned max_block; /* instructions in a block at most */
 	unsigned trace;
 	FILE *trace_file;
@@ -48,6 +49,11 @@ struct soft_vm {
 	bool dirty_log;
 	uint64_t tsc_khz; /* 0 until somebody asks */
 	struct host_tsc_sample tsc_start;
+	/* Of the host: where AVX-512's components are in an XSAVE area, and the size of one with them; 0 without. */
+	struct {
+		uint16_t offset, size;
+	} xsave_part[8];
+	uint16_t xsave_size;
 	uint64_t maxphyaddr_mask; /* physical address bits that exist */
 };
 
