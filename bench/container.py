@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""How long it takes to run /bin/true in a container, plures-oci beside crun and runc.
+"""How long it takes to run /bin/true in a container, plures-oci beside crun and runc, and `plures container run` beside others of its kind.
 
 The same bundle, what `runc spec` writes; the runtimes take turns, so that what the host does meanwhile falls on all. Where both versions
 of cgroups are mounted, crun refuses to work, so everything runs in a mount namespace without the v2 one and systemd's. Also: peak
@@ -94,10 +94,42 @@ def smallest_limit(command, folder):
     return high
 
 
+def alone(folder):
+    """Commands that run one command in a root folder, without an engine. They do not do the same: `plures container run` has an overlay, limits, a filter and
+    an init; systemd-nspawn has the first three, bwrap and unshare have none."""
+    rootfs = folder / "rootfs"
+    (rootfs / "usr").mkdir(exist_ok=True)  # systemd-nspawn looks whether it is a system
+    (rootfs / "etc/os-release").touch()
+    plures = [str(containers.PROGRAM.parent / "plures"), "container", "run", "--root", f"{folder}/boxes"]
+    found = {
+        "plures": [*plures, str(rootfs), "--"],
+        "bwrap": ["bwrap", "--unshare-all", "--bind", str(rootfs), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--die-with-parent"],
+        "systemd-nspawn": ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--volatile=overlay", "--directory", str(rootfs)],
+        "unshare": ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--net", "--ipc", "--uts", "--cgroup", f"--root={rootfs}", "--mount-proc"],
+    }
+    return {name: [*command, "/bin/true"] for name, command in found.items() if name == "plures" or shutil.which(name)}
+
+
+def measure_alone(args, folder):
+    commands = alone(folder)
+    times = {name: [] for name in commands}
+    for i in range(args.runs + 2):
+        for name, command in list(commands.items()):
+            start = time.perf_counter()
+            r = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            seconds = time.perf_counter() - start
+            if r.returncode:
+                if name == "plures":
+                    sys.exit(f"bench container: plures container run failed ({r.returncode}): {r.stderr.strip()}")
+                print(f"bench container: {name} does not work here: {r.stderr.strip()[-200:]}", file=sys.stderr)
+                del commands[name], times[name]
+            elif i >= 2:
+                times[name].append(seconds * 1000)
+    return {name: {"median_ms": round(statistics.median(t), 3), "fastest_ms": round(min(t), 3), "mean_ms": round(statistics.mean(t), 3),
+                   "ratio": round(statistics.median(p / o for p, o in zip(times["plures"], t)), 3)} for name, t in times.items()}
+
+
 def measure(args, folder):
-    containers.make_rootfs(folder / "rootfs")
-    (folder / "rootfs/bin/true").unlink()
-    shutil.copy(shutil.which("busybox"), folder / "rootfs/bin/true")
     where, commands = bundle(folder), runtimes(folder)
     times = {name: [] for name in commands}
     for i in range(args.runs + 2):
@@ -122,14 +154,18 @@ def main():
     reason = containers.usable()
     if reason:
         sys.exit(f"bench container: {reason}")
-    leave_hybrid()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="plures-bench-"))
     folder.chmod(0o755)
     try:
+        containers.make_rootfs(folder / "rootfs")
+        (folder / "rootfs/bin/true").unlink()
+        shutil.copy(shutil.which("busybox"), folder / "rootfs/bin/true")
+        single = measure_alone(args, folder)
+        leave_hybrid()
         rows = measure(args, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    result = {"measured": datetime.date.today().isoformat(), "host": boot.host(), "runs": args.runs, "rows": rows,
+    result = {"measured": datetime.date.today().isoformat(), "host": boot.host(), "runs": args.runs, "rows": rows, "alone": single,
               "versions": {n: boot.version([n, "--version"]) for n in rows if n != "plures"}}
     if args.json:
         print(json.dumps(result, indent=1))
@@ -137,6 +173,9 @@ def main():
         print(f"{'':8} {'median':>9} {'fastest':>9} {'plures is':>10} {'peak':>9} {'smallest --memory':>18}")
         for name, row in rows.items():
             print(f"{name:8} {row['median_ms']:6.2f} ms {row['fastest_ms']:6.2f} ms {row['ratio']:9.2f}x {row['peak_kb']:6} kB {row['smallest_limit_kb']:15} kB")
+        print(f"\n{'one command in a root folder':28} {'median':>9} {'fastest':>9} {'plures is':>10}")
+        for name, row in single.items():
+            print(f"{'plures container run' if name == 'plures' else name:28} {row['median_ms']:6.2f} ms {row['fastest_ms']:6.2f} ms {row['ratio']:9.2f}x")
     if args.save:
         (boot.SAVED / "container.json").write_text(json.dumps(result, indent=1) + "\n")
 

@@ -22,10 +22,10 @@ static bool is_shielded(int self)
 }
 
 /* The file alone as a mount that is nowhere attached. */
-static int read_only_mount(void)
+static int read_only_mount(const char *path)
 {
 	struct mount_attr attr = { .attr_set = MOUNT_ATTR_RDONLY };
-	int fd = open_tree(AT_FDCWD, "/proc/self/exe", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	int fd = open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
 
 	if (fd >= 0 && mount_setattr(fd, "", AT_EMPTY_PATH, &attr, sizeof(attr))) {
 		close(fd);
@@ -51,6 +51,23 @@ static int sealed_copy(int self)
 	return -1;
 }
 
+int shield_start(const char *path, char **argv)
+{
+	int file = open(path, O_RDONLY | O_CLOEXEC), fd = file < 0 ? -1 : read_only_mount(path);
+
+	if (file >= 0 && fd < 0)
+		fd = sealed_copy(file);
+	if (fd >= 0)
+		fexecve(fd, argv, environ);
+	int rc = -errno;
+
+	if (file >= 0)
+		close(file);
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
 int shield_program(char **argv, struct error *err)
 {
 	int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
@@ -61,7 +78,7 @@ int shield_program(char **argv, struct error *err)
 		close(self);
 		return 0;
 	}
-	int fd = read_only_mount();
+	int fd = read_only_mount("/proc/self/exe");
 
 	if (fd < 0)
 		fd = sealed_copy(self);

@@ -15,4 +15,7 @@
 /* Returns 0 when this process already runs from such a file; otherwise becomes it, with argv, or says why not. */
 int shield_program(char **argv, struct error *err);
 
+/* Becomes another program from such a file of its own. Returns only when that can't be done: -errno. */
+int shield_start(const char *path, char **argv);
+
 #endif
