@@ -270,7 +270,7 @@ static void put_events(struct engine_vcpu *vcpu, const struct engine_cpu_state *
 		debug.db[i] = s->dr[i];
 	if (s->wait_sipi)
 		mp.mp_state = KVM_MP_STATE_INIT_RECEIVED;
-	else if (s->halted)
+	else if (s->halted && !s->event.valid) /* the event ends the halt, which KVM would not see */
 		mp.mp_state = KVM_MP_STATE_HALTED;
 	put(vcpu, !ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &debug), "debug registers");
 	put(vcpu, !ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events), "pending events");

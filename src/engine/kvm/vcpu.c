@@ -272,8 +272,11 @@ bool kvm_vcpu_settle(struct engine_vcpu *vcpu, struct engine_run *run)
  * entry, where no call sees it: a CPU that is stopped before that would lose it. */
 static void inject(const struct engine_vcpu *vcpu, uint8_t vector)
 {
+	struct kvm_mp_state mp = { .mp_state = KVM_MP_STATE_RUNNABLE };
 	struct kvm_vcpu_events events = { 0 };
 
+	/* It could take the interrupt, so it runs or has halted, and KVM does not see that this ends its halt. */
+	ioctl(vcpu->fd, KVM_SET_MP_STATE, &mp);
 	ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events);
 	events.flags = 0;
 	events.interrupt.injected = 1;
