@@ -196,6 +196,57 @@ static void test_xsave_components(void **state)
 	}
 }
 
+/* ---- REP MOVS and REP STOS ---- */
+
+CODE64(move_bytes, "rep movsb");
+CODE64(move_quads, "rep movsq");
+CODE64(fill_words, "mov ax, 0x1234; rep stosw");
+CODE64(move_over_code,
+       "lea rdi, [rip + 1f]; lea rsi, [rip + 2f]; mov ecx, 5; rep movsb; 1: mov eax, 5; jmp 3f; 2: mov eax, 9; 3:");
+
+static struct test_machine *string_begin(void **state, uint64_t from, uint64_t to, uint64_t count)
+{
+	struct test_machine *m = begin(state, from);
+	for (unsigned i = 0; i < 0x4000; i += 8)
+		test_put(m, TEST_DATA + i, 0x0101010101010101 * (i & 0x7f), 8);
+	m->state.gpr[RDI] = to;
+	m->state.gpr[RCX] = count;
+	return m;
+}
+
+/* Pages as a whole and in parts, overlapping, across pages; nothing at all, wherever that is; and up to a fault. */
+static void test_strings(void **state)
+{
+	struct test_machine *m = string_begin(state, TEST_DATA, TEST_DATA + 0x2000, 4096);
+	m->ram[TEST_DATA + 4095] = 0xab;
+	test_run_ok(m, move_bytes);
+	test_run_ok(m, move_bytes); /* rCX is 0 now */
+	assert_memory_equal(m->ram + TEST_DATA, m->ram + TEST_DATA + 0x2000, 4096);
+	assert_int_equal(m->ram[TEST_DATA + 0x3000], 0);
+	assert_int_equal(m->state.gpr[RSI], TEST_DATA + 0x1000);
+	assert_int_equal(m->state.gpr[RDI], TEST_DATA + 0x3000);
+	assert_int_equal(m->state.gpr[RCX], 0);
+	m = string_begin(state, TEST_DATA + 8, TEST_DATA + 16, 512);
+	test_run_ok(m, move_quads); /* each sees the one before */
+	test_run_ok(m, move_quads);
+	for (unsigned i = 16; i < 16 + 4096; i += 8)
+		assert_int_equal(test_get(m, TEST_DATA + i, 8), 0x0808080808080808);
+	m = string_begin(state, TEST_DATA, TEST_DATA + 0xffe, 2);
+	test_run_ok(m, fill_words);
+	assert_int_equal(test_get(m, TEST_DATA + 0xffe, 4), 0x12341234);
+	m = string_begin(state, 0x7000000000, 0x7000000000, 0);
+	test_run_ok(m, move_bytes);
+	m = string_begin(state, TEST_DATA, TEST_DATA + 0xff0, 32);
+	test_page(m, 1, TEST_READONLY);
+	assert_int_equal(test_run(m, move_bytes), PF);
+	assert_int_equal(m->state.gpr[RCX], 16);
+	assert_int_equal(m->state.gpr[RDI], TEST_DATA + 0x1000);
+	test_page(m, 1, TEST_WRITABLE);
+	m = string_begin(state, TEST_DATA, 0, 0);
+	test_run_ok(m, move_over_code);
+	assert_int_equal(m->state.gpr[RAX], 9);
+}
+
 /* ---- read and written, whatever comes of it ---- */
 
 CODE64(cx8, "cmpxchg8b [rsi]");
@@ -594,6 +645,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_x87_roundtrip, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_xsave_size, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_xsave_components, test_setup, test_teardown),
+		cmocka_unit_test_setup_teardown(test_strings, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_cmpxchg, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_locked_across_pages, test_setup, test_teardown),
 		cmocka_unit_test_setup_teardown(test_push_pop, test_setup, test_teardown),

@@ -318,6 +318,7 @@ void trans_fpu_save(struct trans *t, unsigned i);
 void trans_clflush(struct trans *t, unsigned i);
 void trans_pause(struct trans *t, unsigned i);
 void trans_rdtsc(struct trans *t, unsigned i);
+void trans_string(struct trans *t, unsigned i);
 void trans_cli(struct trans *t, unsigned i);
 void trans_sti(struct trans *t, unsigned i);
 

@@ -392,6 +392,72 @@ void trans_clflush(struct trans *t, unsigned i)
 	trans_access(t, i, how, op_nothing);
 }
 
+/* ---- REP MOVS and REP STOS ---- */
+
+enum { STRING_SAVED = 0 }; /* scratch[]: rDI and rSI as they were */
+
+/* The register, which waits in scratch[], becomes the host's address of what it points to, if all rCX elements of that
+ * lie in one page; else to one of two branches. Destroys T1. */
+static void string_operand(struct trans *t, unsigned reg, unsigned size, unsigned acc, uint8_t *slow[2])
+{
+	struct emit *e = &t->e;
+	emit_mov(e, 8, T0, reg);
+	trans_tlb_check(t, how_of(size, acc));
+	slow[0] = e->p - 4;
+	emit_lea(e, 8, reg, T0, HOST_RCX, size, 0);
+	emit_alu_imm(e, 8, 7, reg, 4096);
+	slow[1] = emit_jcc(e, CC_A, false);
+	trans_tlb_add_host(t);
+	emit_mov(e, 8, reg, T0);
+}
+
+static void string_restore(struct trans *t, bool moves)
+{
+	emit_gs(&t->e, EMIT_MOV_LOAD, 8, HOST_RDI, CPU_OFF(scratch[STRING_SAVED]));
+	if (moves)
+		emit_gs(&t->e, EMIT_MOV_LOAD, 8, HOST_RSI, CPU_OFF(scratch[STRING_SAVED + 1]));
+}
+
+/* Where each operand is in one page of memory the host does it, with its own addresses. All else is the helper's. */
+void trans_string(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	struct emit *e = &t->e;
+	bool moves = (in->opcode & 0xfe) == 0xa4, stores = (in->opcode & 0xfe) == 0xaa;
+	unsigned size = in->opsize;
+	uint8_t *slow[5];
+	if (!(moves || stores) || !in->rep || !t->is64 || in->addrsize != 8 || in->seg == ENGINE_FS ||
+	    in->seg == ENGINE_GS || (t->mode & (SOFT_MODE_DF | SOFT_MODE_STEP))) {
+		trans_helper(t, i, 0);
+		return;
+	}
+	trans_clobber(t, t->live[i]);
+	emit_gs(e, EMIT_MOV_STORE, 8, HOST_RDI, CPU_OFF(scratch[STRING_SAVED]));
+	if (moves)
+		emit_gs(e, EMIT_MOV_STORE, 8, HOST_RSI, CPU_OFF(scratch[STRING_SAVED + 1]));
+	emit_alu_imm(e, 8, 7, HOST_RCX, 4096 / (int)size);
+	slow[0] = emit_jcc(e, CC_A, false);
+	string_operand(t, HOST_RDI, size, ACC_W, slow + 1);
+	if (moves)
+		string_operand(t, HOST_RSI, size, ACC_R, slow + 3);
+	emit_mov(e, 8, T0, HOST_RCX);
+	emit8(e, 0xf3);
+	if (size == 2)
+		emit8(e, 0x66);
+	emit_rex(e, size == 8, 0, 0, 0);
+	emit8(e, (moves ? 0xa4 : 0xaa) | (size > 1));
+	string_restore(t, moves);
+	emit_lea(e, 8, HOST_RDI, HOST_RDI, T0, size, 0);
+	if (moves)
+		emit_lea(e, 8, HOST_RSI, HOST_RSI, T0, size, 0);
+	uint8_t *done = emit_jmp(e, false);
+	for (unsigned k = 0; k < (moves ? 5 : 3); k++)
+		emit_patch(slow[k], e->p);
+	string_restore(t, moves);
+	trans_helper(t, i, 0);
+	emit_patch(done, e->p);
+}
+
 /* ---- The time stamp counter ---- */
 
 void trans_rdtsc(struct trans *t, unsigned i)

@@ -305,6 +305,9 @@ void trans_insn(struct trans *t, unsigned i)
 	case OP_MASKED_STORE:
 		trans_masked(t, i);
 		break;
+	case OP_STRING:
+		trans_string(t, i);
+		break;
 	case OP_EVEX_MASKED:
 		trans_evex_masked(t, i);
 		break;
