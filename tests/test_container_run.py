@@ -432,6 +432,20 @@ def test_monitor_and_keeper_are_killed(host):
     host.check_clean()
 
 
+def test_who_sweeps_does_not_disturb(root):
+    """ps removes what nobody looks after, also at the moment in which a container is made."""
+    stop = root.folder / "stop"
+    loop = " ".join(f"'{word}'" for word in root.argv("ps"))
+    sweeper = subprocess.Popen(["sh", "-c", f"until [ -e {stop} ]; do {loop}; done"], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(20):
+            assert root.run(root.rootfs, "--", "true").returncode == 0
+    finally:
+        stop.touch()
+        assert sweeper.wait(timeout=60) == 0
+    root.check_clean()
+
+
 def test_bad_input(host):
     """One line each, which names what is wrong; nothing is left."""
     file = host.folder / "file"

@@ -100,10 +100,13 @@ static _Noreturn void be_keeper(const struct run *r, int end, int folder)
 static int claimed(void *arg, int folder, struct error *err)
 {
 	struct run *r = arg;
+	struct stat st;
 	int ends[2];
 
-	if (flock(folder, LOCK_EX | LOCK_NB))
+	if (flock(folder, LOCK_EX) || fstat(folder, &st))
 		return error_errno(err, -errno, "can't lock the container's state");
+	if (!st.st_nlink) /* who sweeps was faster */
+		return error_errno(err, -EAGAIN, "the container's state was removed");
 	if (pipe2(ends, O_CLOEXEC))
 		return error_errno(err, -errno, "pipe");
 	r->keeper_pid = fork();
@@ -269,8 +272,10 @@ static int launch(struct run *r, const struct container_box *options, const char
 	const struct container_launch launch = { .root = r->root, .id = r->name, .bundle = rootfs, .box = options };
 	int rc = container_run(&launch, status, err);
 
-	if (rc == -EEXIST && sweep(r->root, r->name))
+	for (unsigned try = 0; try < 10 && (rc == -EAGAIN || (rc == -EEXIST && sweep(r->root, r->name))); try++) {
+		dismiss_keeper(r);
 		rc = container_run(&launch, status, err);
+	}
 	if (rc == -EEXIST)
 		error_set(err, rc, "--name: there is a container \"%s\" already (plures container rm %s)", r->name,
 			  r->name);
