@@ -66,9 +66,9 @@ struct soft_cache {
 	struct code_page *pages[1 << PAGE_HASH_BITS];
 	unsigned next_slot;
 	struct lesson lesson[1 << LESSON_BITS];
-	/* The meeting. */
+	/* The meeting: how many CPUs are in vcpu_run, how many of them are parked for it, and how many there were. */
 	atomic_bool flush_wanted;
-	atomic_uint running, parked, generation;
+	unsigned running, parked, generation;
 };
 
 void cache_lock(struct soft_cache *cache)
@@ -479,27 +479,33 @@ void cache_want_flush(struct soft_cache *cache)
 		atomic_fetch_or(&cache->vm->cpu[i]->kick, SOFT_KICK_STOP);
 }
 
+/* A CPU is counted as parked from here until the flush, and not until it has woken up from it: it may have overslept while the
+ * next meeting was called, and would leave in the midst of that. */
 void cache_park(struct soft_cache *cache)
 {
-	unsigned generation = atomic_load(&cache->generation);
-	atomic_fetch_add(&cache->parked, 1);
-	while (atomic_load(&cache->flush_wanted) && atomic_load(&cache->generation) == generation) {
-		cache_lock(cache);
-		if (atomic_load(&cache->flush_wanted) && atomic_load(&cache->parked) == atomic_load(&cache->running)) {
+	cache_lock(cache);
+	unsigned generation = cache->generation;
+	bool wanted = atomic_load(&cache->flush_wanted);
+	cache->parked += wanted;
+	while (wanted && cache->generation == generation) {
+		if (cache->parked == cache->running) {
 			flush_all(cache);
-			atomic_fetch_add(&cache->generation, 1);
+			cache->generation++;
+			cache->parked = 0;
 			atomic_store(&cache->flush_wanted, false);
+		} else {
+			cache_unlock(cache);
+			sched_yield();
+			cache_lock(cache);
 		}
-		cache_unlock(cache);
-		sched_yield();
 	}
-	atomic_fetch_sub(&cache->parked, 1);
+	cache_unlock(cache);
 }
 
 void cache_enter(struct soft_cache *cache)
 {
 	cache_lock(cache);
-	atomic_fetch_add(&cache->running, 1);
+	cache->running++;
 	cache_unlock(cache);
 	if (atomic_load(&cache->flush_wanted))
 		cache_park(cache);
@@ -508,7 +514,7 @@ void cache_enter(struct soft_cache *cache)
 void cache_leave(struct soft_cache *cache)
 {
 	cache_lock(cache);
-	atomic_fetch_sub(&cache->running, 1);
+	cache->running--;
 	cache_unlock(cache);
 }
 
