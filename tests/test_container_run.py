@@ -647,7 +647,7 @@ def test_the_monitor_is_killed_at_every_system_call(root, step):
         killed += traced(root, root.name(), ["-e", f"inject={call}:signal=KILL:when={number}"], False) in (-9, 137)
         # Only a folder that was taken when nobody could look after it yet is left to the next that looks.
         end = time.monotonic() + 5
-        while any(root.left()) and time.monotonic() < end and [p for p in root.state.iterdir() if list(p.iterdir())]:
+        while any(root.left()) and time.monotonic() < end and list(root.state.glob("*/*")):
             time.sleep(0.01)
         root.call("ps")
         root.check_clean()

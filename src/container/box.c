@@ -359,7 +359,7 @@ static char *read_resolver(const struct box *box)
 static int make_plan(const struct box *box, const char *name, struct box_plan *plan, struct box_ids *ids,
 		     struct box_identity *who, char path[PATH_MAX], struct error *err)
 {
-	struct stat st;
+	struct stat st = { 0 };
 	int rc = check_rootfs(box->rootfs, path, &st, err);
 
 	if (!rc)

@@ -47,6 +47,7 @@ static int load(struct launch *l, struct error *err)
 	}
 	if (rc)
 		return rc;
+	/* The text is launch_fini's to free. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
 	rc = oci_config_parse(&l->config, l->text, l->size, err);
 	if (rc)
 		return box ? rc : error_prefix(err, rc, "%s", path);

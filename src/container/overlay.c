@@ -66,21 +66,14 @@ static int make_layers(struct child *c, struct error *err)
 		close(lower);
 	else
 		rc = attach_at(scratch, "lower", lower);
-	int upper = scratch;
-
+	/* The layers are in the kept folder, which is then shown in the scratch one, or in that itself. */
+	if (!rc)
+		rc = make_layer(c->upper >= 0 ? c->upper : scratch, "upper");
+	if (!rc)
+		rc = make_layer(c->upper >= 0 ? c->upper : scratch, "work");
 	if (!rc && c->upper >= 0) {
-		upper = c->upper;
-		c->upper = dup(upper);
-		rc = make_layer(upper, "upper");
-		if (!rc)
-			rc = make_layer(upper, "work");
-		int attached = attach_at(scratch, "kept", upper);
-
-		rc = rc ? rc : attached;
-	} else if (!rc) {
-		rc = make_layer(scratch, "upper");
-		if (!rc)
-			rc = make_layer(scratch, "work");
+		rc = attach_at(scratch, "kept", c->upper);
+		c->upper = -1;
 	}
 	if (!rc && fchdir(scratch))
 		rc = -errno;
