@@ -186,26 +186,45 @@ EMULATOR = {"released by CR8", "STI; NOP; NOP lets it in", "and has written what
             "x2APIC: an IPI by one write"}
 
 
+# What a guest finds where it gets the CPU late: a busy host is no fault.
+LATE = {"as fast as it was asked", "TSC against the 8254, twice"}
+
+
 @pytest.mark.parametrize("guest", GUESTS)
 def test_stopped_anywhere_and_continued(plures, tiny, guest):
     """A guest that is stopped at random and goes on in a new machine finds nothing."""
     moves = [("soft", random.Random(f"{guest} {i}").randrange(30)) for i in range(8)]
     result = moved(plures, tiny, guest, "soft", moves)
-    assert result.returncode == 33 and "FAILED" not in result.stdout, f"{moves}\n{result.stdout}{result.stderr}"
+    failed = set(re.findall("FAILED: (.*)", result.stdout))
+    assert failed <= LATE and result.returncode == (35 if failed else 33), f"{moves}\n{result.stdout}{result.stderr}"
 
 
+@pytest.mark.parametrize("options", [[], ["--net", "user"]], ids=["anew", "in place"])
 @pytest.mark.parametrize("first", ["soft", "kvm"])
 @pytest.mark.parametrize("guest", GUESTS)
-def test_from_one_engine_to_the_other(plures, tiny, kvm_engine, guest, first):
+def test_from_one_engine_to_the_other(plures, tiny, kvm_engine, guest, first, options):
+    """In a new machine, and, where a device keeps it, in the same one."""
     other = {"soft": "kvm", "kvm": "soft"}
     moves, engine = [], first
     for i in range(6):
         engine = other[engine]
         moves.append((engine, random.Random(f"{guest} {first} {i}").randrange(30)))
-    result = moved(plures, tiny, guest, first, moves)
+    result = moved(plures, tiny, guest, first, moves, *options)
     failed = set(re.findall("FAILED: (.*)", result.stdout))
-    assert not failed - (EMULATOR if "slow" in kvm_engine else set()), f"{moves}\n{result.stdout}{result.stderr}"
+    assert not failed - LATE - (EMULATOR if "slow" in kvm_engine else set()), f"{moves}\n{result.stdout}{result.stderr}"
     assert result.returncode == (35 if failed else 33), result.stderr
+
+
+def test_what_a_guest_sees(plures, tiny, kvm_engine):
+    """The same on both engines of a machine that may move. A KVM that emulates lets CPUID through, and what hangs on it."""
+    def facts(first, second):
+        result = run(plures, "run", "--engine", first, "--move-to", f"{second},3600000", "--engine-options", "kvm:slow", "--kernel", tiny("facts"),
+                     "--memory", "64M", "--debug-exit", *(["--append", "tcg"] if "slow" in kvm_engine else []))
+        assert result.returncode == 33, result.stdout + result.stderr
+        return [line for line in result.stdout.splitlines() if "slow" not in kvm_engine or not re.match("cpuid|msr c0000103", line)]
+
+    here = facts("soft", "kvm")
+    assert len(here) > 100 and here == facts("kvm", "soft")
 
 
 def test_debian_moves_while_it_idles(plures, kernel, initramfs):

@@ -8,7 +8,7 @@ import machine
 
 OK, FAILED = 33, 35
 # Guests that end themselves otherwise, or need options, have tests of their own below.
-PLAIN = ["hello", "exceptions", "paging", "smc", "strings", "timer", "modes", "clock", "interrupts"]
+PLAIN = ["hello", "exceptions", "paging", "smc", "strings", "timer", "modes", "clock", "interrupts", "paravirt"]
 
 
 def run(argv, guest, timeout=60, **options):

@@ -9,8 +9,9 @@
 
 #include <string.h>
 
-/* Version 0x14, six LVT entries, no suppression of EOI broadcasts. */
-#define VERSION (0x14u | (LVT_COUNT - 1) << 16)
+/* Version 0x14, six LVT entries, and bit 24: SVR may suppress EOI broadcasts. Linux's KVM says so where the I/O APIC is
+ * another's, keeps that bit of SVR and broadcasts all the same; a guest finds no difference. */
+#define VERSION (0x14u | (LVT_COUNT - 1) << 16 | 1u << 24)
 
 #define MSR_APIC_BASE 0x1bu
 #define MSR_TSC_DEADLINE 0x6e0u
@@ -69,7 +70,7 @@ static void set_lvt_locked(struct lapic *lapic, unsigned i, uint32_t value)
 
 static void set_svr_locked(struct lapic *lapic, uint32_t value)
 {
-	value &= 0x1ff | 1 << 9;
+	value &= SVR_WRITABLE;
 	atomic_store(&lapic->svr, value);
 	if (value & SVR_ENABLED)
 		return;
@@ -278,7 +279,7 @@ static uint32_t x2apic_reserved(const struct lapic *lapic, unsigned reg)
 	case REG_ESR:
 		return ~0u;
 	case REG_SVR:
-		return ~0x3ffu;
+		return ~(uint32_t)SVR_WRITABLE;
 	case REG_DIVIDE:
 		return ~0xbu;
 	default:

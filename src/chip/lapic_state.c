@@ -144,7 +144,7 @@ void lapic_set_passive(struct lapic *lapic, bool passive)
 
 void lapic_import(struct lapic *lapic, uint64_t base, uint64_t tsc_deadline, const uint32_t reg[64])
 {
-	enum { SVR_BITS = 0x3ff, DELIVERY_STATUS = 1 << 12 };
+	enum { DELIVERY_STATUS = 1 << 12 };
 
 	lapic_lock(lapic);
 	lapic_reset_locked(lapic);
@@ -153,7 +153,7 @@ void lapic_import(struct lapic *lapic, uint64_t base, uint64_t tsc_deadline, con
 	atomic_store(&lapic->base, base);
 	atomic_store(&lapic->ldr, base & BASE_X2APIC ? 0 : reg[REG_LDR] & 0xff000000);
 	atomic_store(&lapic->dfr, reg[REG_DFR] | 0x0fffffff);
-	atomic_store(&lapic->svr, reg[REG_SVR] & SVR_BITS);
+	atomic_store(&lapic->svr, reg[REG_SVR] & SVR_WRITABLE);
 	for (unsigned i = 0; i < 8; i++) {
 		uint32_t legal = i ? ~0u : ~0xffffu; /* no vector below 16 */
 		lapic->isr[i] = reg[REG_ISR + i] & legal;

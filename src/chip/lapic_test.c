@@ -155,7 +155,7 @@ static void test_reset_values(void **state)
 	assert_int_equal(lapic_base(cpu->lapic), PAGE | 1 << 11);
 	assert_int_equal(lapic_base(cpu[-1].lapic), PAGE | 1 << 11 | 1 << 8);
 	assert_int_equal(read_reg(cpu, 0x20), 1u << 24);
-	assert_int_equal(read_reg(cpu, 0x30), 0x50014);
+	assert_int_equal(read_reg(cpu, 0x30), 0x1050014);
 	assert_int_equal(read_reg(cpu, 0xe0), 0xffffffff);
 	assert_int_equal(read_reg(cpu, 0xf0), 0xff);
 	for (unsigned offset = 0x320; offset <= 0x370; offset += 16)
@@ -462,7 +462,7 @@ static void test_odd_accesses(void **state)
 	assert_true(lapic_mmio(cpu->lapic, PAGE + 0x32, &byte, 1, false));
 	assert_int_equal(byte, 5);
 	assert_true(lapic_mmio(cpu->lapic, PAGE + 0x30, &wide, 8, false));
-	assert_int_equal(wide, 0x50014);
+	assert_int_equal(wide, 0x1050014);
 	assert_true(lapic_mmio(cpu->lapic, PAGE + 0xff8, &wide, 8, true));
 	assert_false(lapic_mmio(cpu->lapic, PAGE + 0x1000, &byte, 1, false));
 	assert_false(lapic_mmio(cpu->lapic, PAGE - 1, &byte, 1, false));

@@ -361,6 +361,37 @@ static void acknowledged(const struct engine_ops *ops)
 	free(box);
 }
 
+/* An interrupt ends a halt; and so does one that was acknowledged, of a CPU that goes on elsewhere. */
+static void halted(const struct engine_ops *ops)
+{
+	static const uint8_t code[] = {
+		0xfb, 0xf4, 0xeb, 0xfe, 0xb0, 0x15, 0xe6, 0x81, 0xeb, 0xfe
+	}; /* sti; hlt; jmp */
+	static const char *const lines[] = { "out1 81 15", "out1 81 15", NULL };
+	enum { LINT0 = 0x35, EXTINT = 0x700 };
+	struct box *box = calloc(1, sizeof(*box));
+
+	contract_start(box, ops, code, sizeof(code), CODE + 4);
+	box->state.lapic.reg[LINT0] = EXTINT;
+	ops->vcpu_set_state(box->vcpu, &box->state);
+	do {
+		assert_int_equal(contract_run_for(box, 20000), ENGINE_EXIT_KICKED);
+		ops->vcpu_get_state(box->vcpu, &box->state);
+	} while (!box->state.halted);
+	box->vector = 0x15;
+	ops->vcpu_kick(box->vcpu, ENGINE_KICK_INTERRUPT);
+	while (!box->logged)
+		assert_int_equal(contract_run_for(box, 20000), ENGINE_EXIT_KICKED);
+	box->state.event.valid = box->state.event.external = true;
+	box->state.event.vector = 0x15;
+	ops->vcpu_set_state(box->vcpu, &box->state);
+	while (box->logged < 2)
+		assert_int_equal(contract_run_for(box, 20000), ENGINE_EXIT_KICKED);
+	contract_expect(box, lines);
+	contract_end(box);
+	free(box);
+}
+
 /* A one-shot timer that expires while the CPU stands still is in the IRR of its state; and once it has been, a CPU that
  * goes on with that state gets no second one. */
 static void timer(const struct engine_ops *ops)
@@ -434,23 +465,19 @@ ON_EACH(kicks)
 ON_EACH(whole_state)
 ON_EACH(events)
 ON_EACH(acknowledged)
+ON_EACH(halted)
 ON_EACH(timer)
 ON_EACH(doorbells)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_accesses),
-		cmocka_unit_test(test_msrs),
-		cmocka_unit_test(test_shutdown_),
-		cmocka_unit_test(test_nmi),
-		cmocka_unit_test(test_kicks),
-		cmocka_unit_test(test_whole_state),
-		cmocka_unit_test(test_events),
-		cmocka_unit_test(test_acknowledged),
-		cmocka_unit_test(test_timer),
-		cmocka_unit_test(test_doorbells),
-		cmocka_unit_test(test_a_guest_moves_between_engines),
+		cmocka_unit_test(test_accesses),  cmocka_unit_test(test_msrs),
+		cmocka_unit_test(test_shutdown_), cmocka_unit_test(test_nmi),
+		cmocka_unit_test(test_kicks),     cmocka_unit_test(test_whole_state),
+		cmocka_unit_test(test_events),    cmocka_unit_test(test_acknowledged),
+		cmocka_unit_test(test_halted),    cmocka_unit_test(test_timer),
+		cmocka_unit_test(test_doorbells), cmocka_unit_test(test_a_guest_moves_between_engines),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -303,7 +303,7 @@ static void make_topology(struct cpuid *cpuid)
 /* SDM Vol. 1, 13.2. The sizes are those of all that can be enabled; the engine knows what is. */
 static void make_xsave(struct cpuid *cpuid)
 {
-	enum { LEGACY = 3, AVX_STATE = 1 << 2, AVX512_STATE = 7 << 5, ALIGN64 = 2 };
+	enum { LEGACY = 3, AVX_STATE = 1 << 2, AVX512_STATE = 7 << 5, ALIGN64 = 2, XSAVEC = 1 << 1, XSAVES = 1 << 3 };
 	struct engine_cpuid r = read_host(cpuid, 0xd, 0);
 	uint32_t mask = LEGACY, standard = 576, compact = 576;
 
@@ -329,7 +329,10 @@ static void make_xsave(struct cpuid *cpuid)
 		add(cpuid, 0xd, i, c);
 	}
 	add(cpuid, 0xd, 0, (struct engine_cpuid){ .eax = mask, .ebx = standard, .ecx = standard });
-	add(cpuid, 0xd, 1, (struct engine_cpuid){ .eax = cpuid->word[CPUID_D_1_EAX], .ebx = compact });
+	/* The compacted size is of use to XSAVEC and XSAVES only, and engines keep it up for those. */
+	uint32_t features = cpuid->word[CPUID_D_1_EAX];
+	bool compacts = features & (XSAVEC | XSAVES);
+	add(cpuid, 0xd, 1, (struct engine_cpuid){ .eax = features, .ebx = compacts ? compact : 0 });
 }
 
 static void make_extended(struct cpuid *cpuid)

@@ -110,13 +110,31 @@ struct msrs {
 	uint64_t value[SLOTS];
 };
 
+/* Whether CPUID offers what a paravirtual register turns on. */
+static bool is_offered(const struct msrs *msrs, uint32_t index)
+{
+	static const struct {
+		uint32_t msr;
+		uint8_t bit;
+	} table[] = {
+#define PARAVIRT(bit, name, where, msr, gain) { msr, bit },
+#include "vm/paravirt.def"
+#undef PARAVIRT
+	};
+
+	for (unsigned i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+		if (table[i].msr == index)
+			return msrs->config.paravirt >> table[i].bit & 1;
+	return false;
+}
+
 static bool is_here(const struct msrs *msrs, const struct row *row)
 {
 	switch (row->who) {
 	case ANY:
 		return true;
 	case ENGINE:
-		return msrs->config.engine;
+		return msrs->config.engine && is_offered(msrs, row->first);
 	default:
 		return (row->who == AMD) == msrs->config.amd;
 	}
@@ -234,8 +252,7 @@ void msrs_tell_engine(struct msrs *msrs)
 	unsigned slot;
 
 	for (unsigned i = 0; msrs->config.engine && i < ROWS; i++)
-		if (rows[i].how == KVM_TIME || rows[i].how == PARAVIRTUAL) {
-			find(msrs, rows[i].first, &slot);
+		if ((rows[i].how == KVM_TIME || rows[i].how == PARAVIRTUAL) && find(msrs, rows[i].first, &slot)) {
 			tell_engine(msrs, rows[i].first, msrs->value[slot]);
 		}
 }

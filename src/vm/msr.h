@@ -29,6 +29,7 @@ struct msr_config {
 	/* The engine serves the paravirtual MSRs and takes what is written to them, false for #GP; or NULL: the clock is
 	 * served here, and there are no others. */
 	bool (*engine)(void *engine_ctx, uint32_t index, uint64_t value);
+	uint32_t paravirt; /* CPUID leaf 0x40000001 EAX: those that this offers are there */
 	void *engine_ctx;
 	void *ctx;
 };

@@ -386,6 +386,8 @@ static bool on_paravirt(void *ctx, uint32_t index, uint64_t value)
 int vcpu_create(struct vcpu *vcpu, struct error *err)
 {
 	struct vm *vm = vcpu->vm;
+	uint32_t words[CPUID_WORDS];
+	cpuid_words(vm->cpuid, words);
 	struct msr_config config = {
 		.amd = cpuid_is_amd(vm->cpuid),
 		.phys_bits = cpuid_phys_bits(vm->cpuid),
@@ -395,6 +397,7 @@ int vcpu_create(struct vcpu *vcpu, struct error *err)
 		.ctx = vm,
 		.engine = vm->ops->vcpu_paravirt ? on_paravirt : NULL,
 		.engine_ctx = vcpu,
+		.paravirt = words[CPUID_KVM_EAX],
 	};
 
 	vcpu->msrs = msrs_create(&config);

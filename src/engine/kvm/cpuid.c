@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cpuid.c - what KVM can give, and what a guest gets: KVM itself keeps OSXSAVE, the APIC bit and the XSAVE sizes right. */
+#include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -7,6 +8,13 @@
 
 #include "base/memory.h"
 #include "engine/kvm/private.h"
+
+/* The CPU's name and its first caches say nothing of what KVM can do, and it leaves them to us. */
+static void describe(struct engine_cpuid_leaf *l)
+{
+	if (l->leaf >= 0x80000002 && l->leaf <= 0x80000005)
+		__cpuid_count(l->leaf, l->subleaf, l->regs.eax, l->regs.ebx, l->regs.ecx, l->regs.edx);
+}
 
 static struct kvm_cpuid2 *new_list(void)
 {
@@ -28,6 +36,7 @@ int kvm_cpuid_leaves(struct engine_cpuid_leaf *leaves, unsigned max)
 	for (unsigned i = 0; !rc && i < list->nent && i < max; i++) {
 		const struct kvm_cpuid_entry2 *e = &list->entries[i];
 		leaves[i] = (struct engine_cpuid_leaf){ e->function, e->index, { e->eax, e->ebx, e->ecx, e->edx } };
+		describe(&leaves[i]);
 	}
 	if (!rc)
 		rc = (int)(list->nent < max ? list->nent : max);

@@ -15,23 +15,23 @@ enum { ASYNC_PF_ACK = 0x4b564d07 };
 static const struct {
 	uint32_t first, count;
 } engines_own[] = {
-	{ 0x10, 1 },         /* TSC */
-	{ 0x1b, 1 },         /* APIC_BASE */
-	{ 0x3b, 1 },         /* TSC_ADJUST */
-	{ 0x174, 3 },        /* SYSENTER_CS, _ESP, _EIP */
-	{ 0x277, 1 },        /* PAT */
-	{ 0x6e0, 1 },        /* TSC_DEADLINE */
-	{ 0xc0000080, 5 },   /* EFER, STAR, LSTAR, CSTAR, SFMASK */
-	{ 0xc0000100, 4 },   /* FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX */
-	{ ASYNC_PF_ACK, 1 }, /* has no state, and is written often */
+	{ 0x10, 1 },       /* TSC */
+	{ 0x1b, 1 },       /* APIC_BASE */
+	{ 0x3b, 1 },       /* TSC_ADJUST */
+	{ 0x174, 3 },      /* SYSENTER_CS, _ESP, _EIP */
+	{ 0x277, 1 },      /* PAT */
+	{ 0x6e0, 1 },      /* TSC_DEADLINE */
+	{ 0xc0000080, 5 }, /* EFER, STAR, LSTAR, CSTAR, SFMASK */
+	{ 0xc0000100, 4 }, /* FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX */
 };
 
-/* What a guest protects itself with, each with the CPUID bit that it comes with: leaf, register, bits. */
+/* What a guest protects itself with, and the paravirtual one that has no state and is written often; each with the CPUID bit
+ * that it comes with: leaf, register, bits. */
 static const struct {
 	uint32_t index, leaf;
-	unsigned reg; /* 1 ebx, 3 edx */
+	unsigned reg; /* 0 eax, 1 ebx, 3 edx */
 	uint32_t bits;
-} protections[] = {
+} by_cpuid[] = {
 	{ 0x48, 7, 3, 1u << 26 | 1u << 27 | 1u << 31 },          /* SPEC_CTRL */
 	{ 0x48, 0x80000008, 1, 1u << 14 | 1u << 15 | 1u << 24 }, /* the same on AMD */
 	{ 0x49, 7, 3, 1u << 26 },                                /* PRED_CMD */
@@ -39,20 +39,21 @@ static const struct {
 	{ 0x10a, 7, 3, 1u << 29 },                               /* ARCH_CAPABILITIES */
 	{ 0x10b, 7, 3, 1u << 28 },                               /* FLUSH_CMD */
 	{ 0xc001011f, 0x80000008, 1, 1u << 25 },                 /* VIRT_SPEC_CTRL */
+	{ ASYNC_PF_ACK, 0x40000001, 0, 1u << 14 },
 };
 
 enum {
 	OWN = sizeof(engines_own) / sizeof(engines_own[0]),
-	PROTECTIONS = sizeof(protections) / sizeof(protections[0]),
+	BY_CPUID = sizeof(by_cpuid) / sizeof(by_cpuid[0]),
 };
-_Static_assert(OWN + PROTECTIONS <= KVM_MSR_FILTER_MAX_RANGES, "a range of the filter for each");
+_Static_assert(OWN + BY_CPUID <= KVM_MSR_FILTER_MAX_RANGES, "a range of the filter for each");
 
 static bool has(const struct engine_vcpu *vcpu, unsigned i)
 {
 	struct engine_cpuid r;
 
-	vcpu->cb->cpuid(vcpu->ctx, protections[i].leaf, 0, &r);
-	return (protections[i].reg == 1 ? r.ebx : r.edx) & protections[i].bits;
+	vcpu->cb->cpuid(vcpu->ctx, by_cpuid[i].leaf, 0, &r);
+	return (by_cpuid[i].reg == 0 ? r.eax : by_cpuid[i].reg == 1 ? r.ebx : r.edx) & by_cpuid[i].bits;
 }
 
 static void allow(struct kvm_msr_filter *filter, unsigned *n, uint32_t first, uint32_t count, uint8_t *bitmap)
@@ -78,10 +79,10 @@ int kvm_msr_filter(struct engine_vcpu *vcpu, struct error *err)
 	memset(all, 0xff, sizeof(all));
 	for (unsigned i = 0; i < OWN; i++)
 		allow(&filter, &n, engines_own[i].first, engines_own[i].count, all);
-	for (unsigned i = 0; i < PROTECTIONS; i++) {
-		bool again = i && protections[i].index == protections[i - 1].index && has(vcpu, i - 1);
+	for (unsigned i = 0; i < BY_CPUID; i++) {
+		bool again = i && by_cpuid[i].index == by_cpuid[i - 1].index && has(vcpu, i - 1);
 		if (!again && has(vcpu, i))
-			allow(&filter, &n, protections[i].index, 1, all);
+			allow(&filter, &n, by_cpuid[i].index, 1, all);
 	}
 	if (ioctl(vcpu->vm->fd, KVM_ENABLE_CAP, &cap) || ioctl(vcpu->vm->fd, KVM_X86_SET_MSR_FILTER, &filter))
 		return error_errno(err, -errno, "KVM refuses the filter of MSRs");

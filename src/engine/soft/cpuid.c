@@ -5,7 +5,13 @@
 #include "engine/soft/vm.h"
 
 enum { XCR0_X87 = 1, XCR0_SSE = 2, XCR0_AVX = 4, XCR0_AVX512 = 0xe0 };
-enum { LEAF_XSAVE = 0xd, XSAVE_HEADER_END = 512 + 64, XGETBV1 = 1 << 2, ALIGN64 = 1 << 1 };
+enum {
+	LEAF_XSAVE = 0xd,
+	XSAVE_HEADER_END = 512 + 64,
+	XGETBV1 = 1 << 2,
+	COMPACTS = 1 << 1 | 1 << 3 /* XSAVEC, XSAVES */,
+	ALIGN64 = 1 << 1
+};
 
 static void machine_cpuid(struct soft_cpu *cpu, uint32_t leaf, uint32_t subleaf, struct engine_cpuid *out)
 {
@@ -88,7 +94,8 @@ void soft_help_cpuid(struct soft_cpu *cpu, const struct insn *insn, uint64_t ea)
 		if (cpu->cr4 & CR4_OSXSAVE)
 			c.ecx |= OSXSAVE;
 	}
-	if (leaf == LEAF_XSAVE && subleaf <= 1 && (c.eax || c.ebx || c.ecx || c.edx))
+	/* What does not compact has no size for it. */
+	if (leaf == LEAF_XSAVE && (subleaf ? subleaf == 1 && c.eax & COMPACTS : c.eax))
 		c.ebx = xsave_size(cpu, cpu->xcr0, subleaf == 1);
 	cpu->gpr[GPR_AX] = c.eax;
 	cpu->gpr[GPR_BX] = c.ebx;
