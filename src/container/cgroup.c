@@ -94,7 +94,7 @@ static unsigned controller_bit(const char *name, size_t size)
 	for (unsigned i = 0; i < sizeof(all) / sizeof(*all); i++)
 		if (strlen(all[i].name) == size && !memcmp(all[i].name, name, size))
 			return all[i].bit;
-	return 0;
+	return size > 5 && !memcmp(name, "name=", 5) ? 0 : CG_OTHER;
 }
 
 /* The bits of "cpu,cpuacct", or with ' ' of "cpu io memory". */
