@@ -506,8 +506,11 @@ def test_hook_timeout_and_absence(runtime):
     assert r.returncode == 1 and "timeout" in r.stderr
     r = runtime.run(config("true", hooks={"createRuntime": [{"path": "/no/hook"}]}))
     assert r.returncode != 0 and "/no/hook" in r.stderr
-    r = runtime.run(config("true", hooks={"poststart": [{"path": "/bin/false"}], "poststop": [{"path": "/bin/false"}]}))
+    log = runtime.folder / "log"
+    hooks = {kind: [{"path": "/bin/false"}, {"path": "/bin/sh", "args": ["sh", "-c", f"echo {kind} >> {log}"]}] for kind in ("poststart", "poststop")}
+    r = runtime.run(config("true", hooks=hooks))
     assert r.returncode == 0 and "hooks.poststart[0]" in r.stderr and "hooks.poststop[0]" in r.stderr
+    assert log.read_text() == "poststart\npoststop\n"
 
 
 # --- the runtime itself ---------------------------------------------------------------------------------------------------

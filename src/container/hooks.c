@@ -12,6 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "container/log.h"
+
 /* A file that is in no folder, so that a hook which does not read holds nobody up. */
 static int state_file(const char *state)
 {
@@ -82,6 +84,11 @@ int hooks_run(const struct oci_hooks *hooks, enum oci_hook_kind kind, const char
 		rc = pid < 0 ? error_errno(err, -errno, "fork") : wait_for(pid, &list->list[i], err);
 		if (rc)
 			error_prefix(err, rc, "hooks.%s[%zu] (%s)", oci_hook_name(kind), i, list->list[i].path);
+		/* "the runtime MUST log a warning, but the remaining hooks and lifecycle continue as if the hook had succeeded" */
+		if (rc && (kind == HOOK_POSTSTART || kind == HOOK_POSTSTOP)) {
+			log_warn("%s", err->text);
+			rc = 0;
+		}
 	}
 	if (input >= 0)
 		close(input);
