@@ -128,6 +128,9 @@ int cgroup_systemd_start(struct cgroup *cgroup, const char *cgroups_path, const 
 			 const struct oci_resources *resources, struct error *err);
 /* Tells it of limits that change; they are to be set after that. */
 int cgroup_systemd_update(const struct cgroup *cgroup, const struct oci_resources *resources, struct error *err);
+/* Moves one more process in, where a user may not do it because it comes from outside of what is the user's. */
+struct dbus;
+int cgroup_systemd_attach(struct dbus *bus, const struct cgroup *cgroup, pid_t pid, struct error *err);
 int cgroup_systemd_stop(const struct cgroup *cgroup, struct error *err);
 
 #endif

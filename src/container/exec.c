@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "container/caps.h"
+#include "container/dbus.h"
 #include "container/launch.h"
 
 /* ---- the process ---- */
@@ -176,8 +177,11 @@ static int make(struct launch *l, struct error *err)
 {
 	int fds[CGROUP_PLACES];
 	int count = cgroup_open_tasks(&l->state.cgroup, fds, err), rc = count < 0 ? count : 0;
+	struct dbus *bus = NULL;
 
-	if (!rc) {
+	if (!rc && l->state.cgroup.scope[0] && geteuid()) {
+		rc = dbus_open(&bus, err) ? error_prefix(err, -EIO, "--systemd-cgroup") : 0;
+	} else if (!rc) {
 		l->v2 = cgroup_open_v2_of(&l->state.cgroup, l->state.pid, err);
 		rc = l->v2 < -1 ? l->v2 : 0;
 	}
@@ -185,6 +189,9 @@ static int make(struct launch *l, struct error *err)
 		rc = join_for_children(l, err);
 	if (!rc)
 		rc = launch_spawn(l, 0, err);
+	if (!rc && bus)
+		rc = cgroup_systemd_attach(bus, &l->state.cgroup, l->pid, err);
+	dbus_close(bus);
 	if (!rc)
 		rc = sync_send_fds(l->sync, SYNC_CGROUP, fds, (unsigned)count);
 	while (count > 0)

@@ -11,6 +11,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "container/idmap.h"
@@ -89,9 +90,12 @@ static int make_filesystem(const struct oci_mount *m, const char *label, uint64_
 		rc = set_option(fs, *option);
 	if (!rc && m->read_only_superblock && fsconfig(fs, FSCONFIG_SET_FLAG, "ro", NULL, 0))
 		rc = -errno;
-	/* proc and sysfs label their files themselves. */
-	if (!rc && label && label[0] && strcmp(m->type, "proc") != 0 && strcmp(m->type, "sysfs") != 0 &&
-	    snprintf(context, sizeof(context), "%s", label) < (int)sizeof(context))
+	/* proc and sysfs label their files themselves, and a namespace's one mqueue is there already, without the option. */
+	bool queues = !strcmp(m->type, "mqueue");
+
+	if (!label || !label[0] || !strcmp(m->type, "proc") || !strcmp(m->type, "sysfs"))
+		label = NULL;
+	if (!rc && label && !queues && snprintf(context, sizeof(context), "%s", label) < (int)sizeof(context))
 		rc = fsconfig(fs, FSCONFIG_SET_STRING, "context", context, 0) ? -errno : 0;
 	if (!rc && fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
 		rc = -errno;
@@ -104,6 +108,14 @@ static int make_filesystem(const struct oci_mount *m, const char *label, uint64_
 
 	rc = fd < 0 ? error_errno(err, -errno, "can't mount a %s", m->type) : 0;
 	close(fs);
+	if (!rc && label && queues) {
+		snprintf(context, sizeof(context), "/proc/self/fd/%d", fd);
+		/* A policy may leave its files without labels. */
+		if (setxattr(context, "security.selinux", label, strlen(label) + 1, 0) && errno != EOPNOTSUPP) {
+			rc = error_errno(err, -errno, "can't label a %s \"%.100s\"", m->type, label);
+			close(fd);
+		}
+	}
 	return rc ? rc : fd;
 }
 

@@ -283,6 +283,23 @@ int cgroup_systemd_update(const struct cgroup *cgroup, const struct oci_resource
 	return rc ? error_prefix(err, rc, "systemd does not change %s", cgroup->scope) : 0;
 }
 
+int cgroup_systemd_attach(struct dbus *bus, const struct cgroup *cgroup, pid_t pid, struct error *err)
+{
+	struct dbus_writer args = { 0 };
+
+	dbus_put_string(&args, cgroup->scope);
+	dbus_put_string(&args, ""); /* the unit's own cgroup */
+	size_t pids = dbus_begin_array(&args, 4);
+
+	dbus_put_u32(&args, (uint32_t)pid);
+	dbus_end_array(&args, pids);
+	int rc =
+	    dbus_call(bus, SYSTEMD, "/org/freedesktop/systemd1", MANAGER, "AttachProcessesToUnit", "ssau", &args, err);
+
+	dbus_writer_fini(&args);
+	return rc ? error_prefix(err, -EIO, "systemd does not move a process into %s", cgroup->scope) : 0;
+}
+
 int cgroup_systemd_stop(const struct cgroup *cgroup, struct error *err)
 {
 	struct dbus_writer args = { 0 };
