@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels of security modules: AppArmor profiles and SELinux contexts, where the kernel has one of them on. For SELinux a policy of a
 few lines is loaded, in a kernel that has none and only warns. test_container_hosts.py boots both."""
+import os
 import pathlib
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ POLICY = f"""(mls false) (handleunknown allow) (policycap network_peer_controls)
 {" ".join(f"(type {t}) (roletype r {t}) (roletype object_r {t})" for t in ("kernel_t", "container_t", "container_file_t"))}
 (allow kernel_t container_t (process (transition dyntransition)))
 {" ".join(f"(sid {s}) (sidcontext {s} (u r kernel_t (low low)))" for s in SIDS)} (sidorder ({" ".join(SIDS)}))
-(fsuse trans tmpfs (u object_r kernel_t (low low)))
+(fsuse trans tmpfs (u object_r kernel_t (low low))) (fsuse trans mqueue (u object_r kernel_t (low low)))
 """
 
 
@@ -90,7 +91,7 @@ def test_an_apparmor_profile_that_is_not_loaded(runtime, profile):
 
 def test_selinux(runtime, selinux):
     label = "u:object_r:container_file_t"
-    c = shell("tr -d '\\0' < /proc/self/attr/current; echo; grep -E ' /(dev|tmp|dev/shm) ' /proc/self/mountinfo; ls -Z -d /dev/shm",
+    c = shell("tr -d '\\0' < /proc/self/attr/current; echo; grep -E ' /(dev|tmp|dev/shm) ' /proc/self/mountinfo",
               process__selinuxLabel="u:r:container_t", linux__mountLabel=label)
     c["mounts"].append(mount("/tmp", "tmpfs", None))
     out = runtime.output(c).splitlines()
@@ -99,6 +100,8 @@ def test_selinux(runtime, selinux):
     assert len(mounts) == 3 and all(f"context={label}" in line or f'context="{label}"' in line for line in mounts), out
     name = runtime.create(c | {"process": c["process"] | {"args": ["sleep", "1000"]}})
     runtime.call("start", name, check=True)
+    root = f"/proc/{runtime.state(name)['pid']}/root"
+    assert all(os.getxattr(root + path, "security.selinux").rstrip(b"\0") == label.encode() for path in ("/dev/shm", "/dev/mqueue"))
     assert runtime.call("exec", name, "cat", "/proc/self/attr/current", check=True).stdout.rstrip("\0\n") == "u:r:container_t"
 
 
