@@ -33,7 +33,8 @@ enum cgroup_controller {
 	CG_NET_CLS = 1 << 9,
 	CG_NET_PRIO = 1 << 10,
 	CG_RDMA = 1 << 11,
-	CG_OTHER = 1 << 12, /* one that nothing here is limited with; a hierarchy of v1 without any is one with a name */
+	CG_OTHER =
+	    1 << 12, /* one that nothing here is limited with; a hierarchy of v1 without any is one with a name */
 };
 
 enum { CGROUP_PLACES = 16, CGROUP_PATH = 512 };
