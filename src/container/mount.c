@@ -111,10 +111,8 @@ static int make_filesystem(const struct oci_mount *m, const char *label, uint64_
 	if (!rc && label && queues) {
 		snprintf(context, sizeof(context), "/proc/self/fd/%d", fd);
 		/* A policy may leave its files without labels. */
-		if (setxattr(context, "security.selinux", label, strlen(label) + 1, 0) && errno != EOPNOTSUPP) {
-			rc = error_errno(err, -errno, "can't label a %s \"%.100s\"", m->type, label);
-			close(fd);
-		}
+		if (setxattr(context, "security.selinux", label, strlen(label) + 1, 0))
+			log_debug("can't label a %s \"%s\": %s", m->type, label, strerror(errno));
 	}
 	return rc ? rc : fd;
 }
