@@ -27,6 +27,7 @@ LOOP(carries, "mov rax, [rsi]; adc [rdi], rax; lea rsi, [rsi + 8]; lea rdi, [rdi
 LOOP(many,
      "mov eax, [rsi]; add eax, [rdi]; add eax, [rbx]; add eax, [rbp]; mov [r12], eax; mov [r13], eax; add rsi, 4; "
      "add rdi, 4; add rbx, 4; add rbp, 4; add r12, 4; add r13, 4; dec rcx");
+LOOP(chain, "movzx eax, word ptr [rbx + rax]; and eax, 0x1fff; mov [rdi], al; inc rdi; dec rcx");
 LOOP(own_code, "mov eax, [rsi]; mov [rdi + 0x1000], eax; add rsi, 4; add rdi, 4; dec rcx");
 
 /* Traces: branches forward that are sometimes taken, with and without anyone who needs their flags. */
@@ -144,6 +145,7 @@ TEST(divides)
 TEST(flags)
 TEST(carries)
 TEST(many)
+TEST(chain)
 TEST(sides)
 TEST(side_flags)
 TEST(side_stack)
@@ -173,10 +175,10 @@ int main(void)
 {
 #define ROW(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		ROW(copies),  ROW(backwards),  ROW(indexed),    ROW(vectors),     ROW(strided),
-		ROW(table),   ROW(in_memory),  ROW(high),       ROW(same_place),  ROW(aligned),
-		ROW(divides), ROW(flags),      ROW(carries),    ROW(many),        ROW(own_code),
-		ROW(sides),   ROW(side_flags), ROW(side_stack), ROW(side_writes), ROW(side_memory),
+		ROW(copies),     ROW(backwards),   ROW(indexed),     ROW(vectors), ROW(strided), ROW(table),
+		ROW(in_memory),  ROW(high),        ROW(same_place),  ROW(aligned), ROW(divides), ROW(flags),
+		ROW(carries),    ROW(many),        ROW(own_code),    ROW(chain),   ROW(sides),   ROW(side_flags),
+		ROW(side_stack), ROW(side_writes), ROW(side_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,7 +17,8 @@
  *
  * Registers that the loop does not mention are borrowed for the host addresses: their values wait in gpr[], where the
  * way out takes them from. Operands that are no streams are checked by the TLB in their place; what that can't pass leaves
- * (*bails*) for the dispatcher at that very instruction, which goes on in an ordinary block.
+ * (*bails*) for the dispatcher at that very instruction, which goes on in an ordinary block; or, at the first instruction, for the
+ * slow iteration: the dispatcher would come back to the same loop for ever.
  *
  * Rules:
  * - No flags are live at the loop's start, since the checks destroy them.
@@ -319,6 +320,8 @@ static void loop_exits(struct trans *t, uint8_t *exits[LOOP_COPIES], uint8_t *ki
 	t->flags = FLAGS_DEAD;
 	trans_dispatch(t, t->b->rip);
 	for (unsigned k = 0; k < l->bails; k++) {
+		if (!l->bail[k].insn)
+			continue;
 		emit_patch(l->bail[k].branch, t->e.p);
 		restore(t);
 		t->flags = l->bail[k].flags;
@@ -348,6 +351,11 @@ void trans_loop(struct trans *t)
 
 	for (unsigned k = 0; k < l->streams; k++)
 		emit_patch(misses[k], e->p);
+	/* By way of the dispatcher they would come to this block's start again, which does not have them missed in C. */
+	for (unsigned k = 0; k < l->bails; k++) {
+		if (!l->bail[k].insn)
+			emit_patch(l->bail[k].branch, e->p);
+	}
 	restore(t);
 	t->flags = FLAGS_DEAD;
 	for (unsigned i = 0; i + 1 < t->n; i++) {
