@@ -92,7 +92,7 @@ def test_an_apparmor_profile_that_is_not_loaded(runtime, profile):
 def test_selinux(runtime, selinux):
     label = "u:object_r:container_file_t"
     c = shell("tr -d '\\0' < /proc/self/attr/current; echo; grep -E ' /(dev|tmp|dev/shm) ' /proc/self/mountinfo",
-              process__selinuxLabel="u:r:container_t", linux__mountLabel=label)
+              process__selinuxLabel="u:r:container_t", process__noNewPrivileges=False, linux__mountLabel=label)
     c["mounts"].append(mount("/tmp", "tmpfs", None))
     out = runtime.output(c).splitlines()
     assert out[0] == "u:r:container_t"
