@@ -41,6 +41,7 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="not about QEMU"))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """With several workers, a file's tests stay with one of them, and those of all containers too: they count what is left on
     the host. The longest begin first."""

@@ -15,7 +15,7 @@
 #define PLATFORM_ACPI_SIZE 0x10000
 #define PLATFORM_SMBIOS_BASE 0xF0000 /* SMBIOS 3 entry point, then its structures */
 #define PLATFORM_SMBIOS_SIZE 0x8000
-#define PLATFORM_MPTABLE_BASE 0xF8000 /* the MP floating pointer, which kernels look for from 0xF0000 on, then its table */
+#define PLATFORM_MPTABLE_BASE 0xF8000 /* MP floating pointer, then its table */
 #define PLATFORM_MPTABLE_SIZE 0x8000
 #define PLATFORM_RAM_LOW_END 0xC0000000
 #define PLATFORM_RAM_HIGH_BASE 0x100000000

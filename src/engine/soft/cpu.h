@@ -207,11 +207,11 @@ enum {
 	SOFT_THUNK_LINK,       /* an unlinked exit; the struct soft_link * stands after the call */
 	SOFT_THUNK_LINK_MEM,   /* ... where the flags are in memory */
 	SOFT_THUNK_GROUP, /* as MEM, for a group: soft_group_miss; to the dispatcher when each access must go by itself */
-	SOFT_THUNK_SLOT,       /* T0 = linear ^ tag, T1 = SOFT_SITE: soft_slot_miss; T0 = host address */
-	SOFT_THUNK_HOT,        /* called at a block's start: it is to be translated anew */
-	SOFT_THUNK_SLOT_GROUP, /* ... for a group */
+	SOFT_THUNK_SLOT,        /* T0 = linear ^ tag, T1 = SOFT_SITE: soft_slot_miss; T0 = host address */
+	SOFT_THUNK_HOT,         /* called at a block's start: it is to be translated anew */
+	SOFT_THUNK_SLOT_GROUP,  /* ... for a group */
 	SOFT_THUNK_SLOT_MASKED, /* ... of a masked operand: T0 = 0 when its lanes are to be accessed one by one */
-	SOFT_THUNK_LINEAR,     /* T0 = offset, T1 = how | segment << 24: soft_linear; T0 = linear */
+	SOFT_THUNK_LINEAR,      /* T0 = offset, T1 = how | segment << 24: soft_linear; T0 = linear */
 	SOFT_THUNKS,
 };
 

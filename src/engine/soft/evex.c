@@ -19,8 +19,10 @@ union zmm {
 	uint8_t b[64];
 };
 
-#define SIXTEEN(m, a) m(a##0) m(a##1) m(a##2) m(a##3) m(a##4) m(a##5) m(a##6) m(a##7) m(a##8) m(a##9)
-#define ALL_REGISTERS(m) SIXTEEN(m, ) SIXTEEN(m, 1) SIXTEEN(m, 2) m(30) m(31)
+#define TEN_TO_THIRTYONE(m)                                                                                         \
+	m(10) m(11) m(12) m(13) m(14) m(15) m(16) m(17) m(18) m(19) m(20) m(21) m(22) m(23) m(24) m(25) m(26) m(27) \
+	    m(28) m(29) m(30) m(31)
+#define ALL_REGISTERS(m) m(0) m(1) m(2) m(3) m(4) m(5) m(6) m(7) m(8) m(9) TEN_TO_THIRTYONE(m)
 
 static void read_zmm(unsigned n, union zmm *v)
 {
