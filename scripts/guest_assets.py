@@ -182,11 +182,12 @@ def kernel_package(name="cloud"):
 
 def module_files(name="cloud"):
     """The folder with all modules of one of KERNELS, each under its file name."""
+    deb = kernel_package(name)  # before the lock is taken, which it may need itself
+
     def make(folder):
         apt = apt_for(*KERNELS[name])
-        package = kernel_package(name).split("_")[0]
         with tempfile.TemporaryDirectory(dir=CACHE) as tmp:
-            if unpack(apt, package, tmp) != kernel_package(name):
+            if unpack(apt, deb.split("_")[0], tmp) != deb:
                 raise AssetError(f"{package} has a newer version than the kernel in {CACHE}: remove that folder")
             for path in pathlib.Path(tmp).glob("lib/modules/**/*.ko"):
                 shutil.move(path, folder / path.name.replace("-", "_"))

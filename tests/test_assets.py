@@ -16,3 +16,22 @@ def test_the_archives_in_use_stay_and_the_oldest_go(monkeypatch, tmp_path):
     for i in range(50):
         guest_assets.initramfs(f"another {i}")
     assert used.exists() and not old.exists()
+
+
+def test_modules_can_be_the_first_thing_wanted(monkeypatch, tmp_path):
+    """In an empty cache they bring their kernel, though making either takes the same lock."""
+    class Apt:
+        def depends(self, _):
+            return "Depends: linux-image-1"
+
+    def unpack(_, package, into):
+        for name in ("boot/vmlinuz-1", "lib/modules/1/a-b.ko"):
+            (pathlib.Path(into) / name).parent.mkdir(parents=True)
+            (pathlib.Path(into) / name).write_text(package)
+        return f"{package}_1.deb"
+
+    monkeypatch.setattr(guest_assets, "CACHE", tmp_path)
+    monkeypatch.setattr(guest_assets, "apt_for", lambda *_: Apt())
+    monkeypatch.setattr(guest_assets, "unpack", unpack)
+    assert [p.name for p in guest_assets.module_files().iterdir()] == ["a_b.ko"]
+    assert (tmp_path / "guest/kernel-cloud/vmlinuz").read_text() == "linux-image-1"
