@@ -14,6 +14,7 @@ import time
 import pytest
 
 import machine
+import nested
 
 pytestmark = pytest.mark.plures
 NOBODY = 65534
@@ -64,11 +65,6 @@ def test_few_resources(copies):
     well(machine.run(["bash", "-c", limits, "sh", *arguments(copies)], timeout=60))
 
 
-def libraries(program):
-    text = subprocess.run(["ldd", program], capture_output=True, text=True).stdout
-    return re.findall(r"(/\S+) \(0x", text)
-
-
 def podman_environment(home):
     """Podman's state is kept in a folder that goes away; nothing of the user's own is touched."""
     return {"HOME": str(home), "XDG_RUNTIME_DIR": str(home / "run"), "TMPDIR": str(home / "tmp"), "PATH": os.environ["PATH"] + ":/usr/sbin"}
@@ -96,8 +92,8 @@ def podman(open_folder, copies):
     with tarfile.open(image, "w") as tar:
         for path in copies:
             tar.add(path, path.name)
-        for path in libraries(copies[0]):
-            tar.add(os.path.realpath(path), path.lstrip("/"))
+        for name, path in nested.libraries(copies[0]).items():
+            tar.add(path, name)
     # crun does not work where both versions of cgroups are mounted; runc does.
     base = ["podman", *(["--runtime", runtime] if runtime else []), "--cgroup-manager", "cgroupfs", "--storage-driver", "vfs",
             "--events-backend", "file"]

@@ -251,7 +251,8 @@ def test_debian_moves_with_its_devices(plures, kernel, initramfs, modules, tmp_p
     with netlab.Server(data) as download:
         script = netlab.DHCP + f"""
             (for i in 1 2 3; do nc 10.0.2.2 {download.port} </dev/null | md5sum; done) >/tmp/sums &
-            for i in $(seq 0 127); do dd if=/dev/urandom of=/dev/vda bs=64k seek=$i count=1 conv=fsync,notrunc 2>/dev/null; done
+            i=0; while [ $i -lt 128 ] || [ $(cut -d. -f1 /proc/uptime) -lt 5 ]; do
+                dd if=/dev/urandom of=/dev/vda bs=64k seek=$((i % 128)) count=1 conv=fsync,notrunc 2>/dev/null; i=$((i + 1)); done
             wait; echo "@net"; cat /tmp/sums; echo 3 >/proc/sys/vm/drop_caches
             echo "@disk"; md5sum </dev/vda; echo "@dmesg"; dmesg -r; echo "@end" """
         moves = [2000] + [random.Random(i).randrange(20, 400) for i in range(7)]

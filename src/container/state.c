@@ -179,6 +179,8 @@ int state_claim(struct state *state, const char *root, const char *id, struct er
 	now(state->created);
 	state->owner = geteuid();
 	state->dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (state->dir < 0 && errno == ENOENT) /* who removes what nobody looks after was faster */
+		return error_errno(err, -EAGAIN, "%s was removed", path);
 	return state->dir < 0 ? error_errno(err, -errno, "can't open %s", path) : 0;
 }
 
