@@ -21,6 +21,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "base/sanitized.h"
 #include "engine/engine.h"
 
 /* At CONTEXT; the assembler knows the offsets. */
@@ -151,7 +152,7 @@ struct diff_parts diff_parts(void)
 {
 	struct diff_parts part = { 0 };
 	unsigned size, offset, c, d;
-	if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw"))
+	if (SANITIZED || !__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw"))
 		return part;
 	__cpuid_count(0xd, 5, size, offset, c, d);
 	part.mask = (uint16_t)offset;

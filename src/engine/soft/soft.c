@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <x86intrin.h>
 
+#include "base/sanitized.h"
 #include "engine/soft/cache.h"
 #include "engine/soft/cpu.h"
 #include "engine/soft/profile.h"
@@ -51,14 +52,6 @@ static int soft_probe(const char *options, char *text, size_t size)
 	snprintf(text, size, "binary translation in this process; needs no privilege and no device");
 	return 0;
 }
-
-#ifdef __has_feature
-#define SANITIZED __has_feature(address_sanitizer)
-#elif defined(__SANITIZE_ADDRESS__)
-#define SANITIZED true
-#else
-#define SANITIZED false
-#endif
 
 /* With what evex.c uses (KMOVQ). */
 static bool soft_host_avx512(void)
