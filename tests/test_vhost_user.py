@@ -150,14 +150,14 @@ def test_net(argv, kernel, initramfs, modules, tmp_path, cpus):
     check_dmesg(found)
 
 
-@pytest.mark.parametrize("bad,says", [("leave", "it hung up"), ("head", "it completed a request that it was not given"), ("noise", "it speaks without being asked")])
+@pytest.mark.parametrize("bad,says", [("leave", "it hung up|Broken pipe"), ("head", "it completed a request that it was not given"), ("noise", "it speaks without being asked")])
 def test_bad_net(argv, kernel, initramfs, modules, tmp_path, bad, says):
     """A back end that goes mad takes the card with it and nothing else."""
     with peer_at(tmp_path / "net", bad) as peer:
         vm, said = boot(argv, kernel(), initramfs(PING.replace("-c 20", "-c 2 -W 1") + END, modules("virtio_pci", "virtio_net")),
                         options=["--vhost-user", f"net,socket={peer.path}"])
     assert "end" in parts(vm.output) and vm.code == 0, said
-    assert len(re.findall("warning: ", vm.errors)) == 1 and says in vm.errors, vm.errors
+    assert len(re.findall("warning: ", vm.errors)) == 1 and re.search(says, vm.errors), vm.errors
 
 
 @pytest.mark.parametrize("bad,says", [("mute", "it does not answer"), ("short", "makes no sense")])

@@ -69,8 +69,8 @@ def echo(s):
 def connect(path, port, timeout=30):
     """A connection to a port of the guest, or None when nobody listens there."""
     s = socket.socket(socket.AF_UNIX)
+    s.connect(str(path))  # with a timeout it would not wait for its turn
     s.settimeout(timeout)
-    s.connect(str(path))
     s.sendall(b"CONNECT %d\n" % port)
     line = b""
     while not line.endswith(b"\n"):
@@ -198,8 +198,8 @@ def test_ends_that_leave(vsock, tmp_path):
                 assert read_all(s) == b""
         for words in (b"CONNECT 4294967295\n", b"CONNECT\n", b"CONNECT -1\n", b"HELLO\n", b"C" * 100, b"CONNECT 1 2\n"):
             with socket.socket(socket.AF_UNIX) as s:
-                s.settimeout(60)
                 s.connect(str(path))
+                s.settimeout(60)
                 s.sendall(words)
                 with contextlib.suppress(ConnectionResetError):
                     assert s.recv(10) == b""

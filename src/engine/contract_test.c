@@ -183,6 +183,7 @@ static void kicks(const struct engine_ops *ops)
 	static const uint8_t code[] = { 0x40, 0xeb, 0xfd }; /* inc eax; jmp */
 	struct box *box = calloc(1, sizeof(*box));
 	uint64_t last = 0;
+	unsigned moved = 0;
 
 	contract_start(box, ops, code, sizeof(code), 0);
 	/* One that comes first is not lost. */
@@ -193,10 +194,10 @@ static void kicks(const struct engine_ops *ops)
 		assert_int_equal(contract_run_for(box, 2000 + 100 * i), ENGINE_EXIT_KICKED);
 		ops->vcpu_get_state(box->vcpu, &box->state);
 		assert_true(box->state.rip == CODE || box->state.rip == CODE + 1);
-		if (i > 5)
-			assert_int_not_equal(box->state.gpr[0], last);
+		moved += box->state.gpr[0] != last;
 		last = box->state.gpr[0];
 	}
+	assert_true(moved > 1); /* not each time: a busy host may not let it run in between */
 	contract_end(box);
 	free(box);
 }
