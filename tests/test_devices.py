@@ -113,6 +113,8 @@ def connect(path, deadline=10):
 def test_console_ports(argv, kernel, initramfs, modules, tmp_path, cpus):
     """Channels carry bytes both ways, as many as one likes, and survive a client's leaving."""
     script = r"""
+        # Ports come and have their names when the device has told of them.
+        for i in $(seq 100); do grep -qs guest_agent /sys/class/virtio-ports/*/name && [ -e /dev/hvc0 ] && break; sleep 0.1; done
         for p in /sys/class/virtio-ports/*; do n=$(cat $p/name); [ -n "$n" ] && ln -s /dev/${p##*/} "/tmp/$n"; done
         echo "@ports"; cat /sys/class/virtio-ports/*/name; ls /dev/hvc0
         echo "@ready"

@@ -32,6 +32,7 @@ dd if=/tmp/s/disk of=/dev/vdb bs=64k count=16 conv=fsync 2>/dev/null; [ "$(head 
 ip link set eth0 up; udhcpc -i eth0 -n -q -s /etc/udhcpc >/dev/null 2>&1 && echo net
 ip link set eth1 up; ip addr add 10.0.0.2/24 dev eth1; ping -q -c 3 -i 0.05 10.0.0.1 | grep -c ' 3 packets received'
 echo hello | vsock connect 5
+for i in $(seq 100); do grep -qs test /sys/class/virtio-ports/*/name && break; sleep 0.1; done
 for p in /sys/class/virtio-ports/*; do [ "$(cat $p/name)" = test ] && echo port >/dev/${p##*/}; done
 awk '/^MemTotal/ { print ($2 < 460000) ? "balloon" : "whole" }' /proc/meminfo
 echo "@dmesg"; dmesg -r; echo "@used"
