@@ -10,9 +10,8 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "boot/boot.h"
 #include "boot/dsdt.h"
-#include "vm/platform.h"
+#include "boot/image.h"
 
 #define PACKED __attribute__((packed))
 
@@ -172,16 +171,6 @@ static uint32_t begin(struct writer *w)
 	return w->gpa + w->used;
 }
 
-static uint8_t checksum(const void *data, size_t size)
-{
-	const uint8_t *byte = data;
-	uint8_t sum = 0;
-
-	while (size--)
-		sum = (uint8_t)(sum + *byte++);
-	return (uint8_t)-sum;
-}
-
 static struct sdt_header header(const char *signature, uint8_t revision)
 {
 	struct sdt_header h = {
@@ -207,7 +196,7 @@ static void end(struct writer *w, uint32_t gpa)
 		return;
 	memcpy(table + offsetof(struct sdt_header, length), &length, 4);
 	table[offsetof(struct sdt_header, checksum)] = 0;
-	table[offsetof(struct sdt_header, checksum)] = checksum(table, length);
+	table[offsetof(struct sdt_header, checksum)] = image_checksum(table, length);
 }
 
 static uint32_t write_dsdt(struct writer *w)
@@ -368,8 +357,8 @@ int acpi_build(const struct boot_memory *memory, unsigned vcpus, uint64_t *rsdp,
 	root.xsdt = write_xsdt(&w, tables, n);
 	if (w.full)
 		return error_set(err, -E2BIG, "%u CPUs do not fit into the ACPI tables: use fewer", vcpus);
-	root.checksum = checksum(&root, offsetof(struct rsdp, length));
-	root.extended_checksum = checksum(&root, sizeof(root));
+	root.checksum = image_checksum(&root, offsetof(struct rsdp, length));
+	root.extended_checksum = image_checksum(&root, sizeof(root));
 	memcpy(at, &root, sizeof(root));
 	*rsdp = PLATFORM_ACPI_BASE;
 	return 0;

@@ -71,6 +71,17 @@ static inline bool image_has(const struct boot_image *image, uint64_t offset, ui
 	return offset <= image->size && size <= image->size - offset;
 }
 
+/* The byte that makes those of a firmware table add up to 0. */
+static inline uint8_t image_checksum(const void *data, size_t size)
+{
+	const uint8_t *byte = data;
+	uint8_t sum = 0;
+
+	while (size--)
+		sum = (uint8_t)(sum + *byte++);
+	return (uint8_t)-sum;
+}
+
 /* place.c: putting things into guest memory. */
 
 /* Copies `filled` bytes to gpa and zeroes what follows up to `size`. -ENOSPC when the guest's usable memory does not

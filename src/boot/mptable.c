@@ -12,8 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "boot/boot.h"
-#include "vm/platform.h"
+#include "boot/image.h"
 
 #define PACKED __attribute__((packed))
 
@@ -84,16 +83,6 @@ static void put(struct writer *w, const void *entry, size_t size)
 	w->entries++;
 }
 
-static uint8_t checksum(const void *data, size_t size)
-{
-	const uint8_t *byte = data;
-	uint8_t sum = 0;
-
-	while (size--)
-		sum = (uint8_t)(sum + *byte++);
-	return (uint8_t)-sum;
-}
-
 static void put_parts(struct writer *w, unsigned cpus)
 {
 	for (unsigned id = 0; id < cpus; id++)
@@ -149,7 +138,7 @@ int mptable_build(const struct boot_memory *memory, unsigned vcpus, struct error
 
 	if (!w.at)
 		return error_set(err, -E2BIG, "guest memory has no room for the MP table");
-	pointer.checksum = checksum(&pointer, sizeof(pointer));
+	pointer.checksum = image_checksum(&pointer, sizeof(pointer));
 	put(&w, &pointer, sizeof(pointer));
 	put(&w, &head, sizeof(head));
 	w.entries = 0;
@@ -161,6 +150,6 @@ int mptable_build(const struct boot_memory *memory, unsigned vcpus, struct error
 	head.length = (uint16_t)(w.used - sizeof(pointer));
 	head.entries = (uint16_t)w.entries;
 	memcpy(table, &head, sizeof(head));
-	table[offsetof(struct config_table, checksum)] = checksum(table, head.length);
+	table[offsetof(struct config_table, checksum)] = image_checksum(table, head.length);
 	return 0;
 }

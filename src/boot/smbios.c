@@ -258,12 +258,7 @@ int smbios_build(const struct boot_memory *memory, unsigned vcpus, struct error 
 	put(&w, &boot, sizeof(boot), NULL);
 	put(&w, &last, sizeof(last), NULL);
 	entry.max_size = (uint32_t)(w.at - (base + TABLE_OFFSET));
-	const uint8_t *byte = (const uint8_t *)&entry;
-	uint8_t sum = 0;
-
-	for (size_t i = 0; i < sizeof(entry); i++)
-		sum = (uint8_t)(sum + byte[i]);
-	entry.checksum = (uint8_t)-sum;
+	entry.checksum = image_checksum(&entry, sizeof(entry));
 	memcpy(base, &entry, sizeof(entry));
 	return 0;
 }
