@@ -173,18 +173,37 @@ static void emit_opcode(struct trans *t, const struct insn *in, unsigned opcode)
 	emit8(e, opcode);
 }
 
+/* What goes into the fields of an encoding: the plan's registers, or else what the guest's has there. rm is the base of an
+ * operand in memory, and x the index, or 0. */
+struct operands {
+	unsigned reg, rm, vvvv, x;
+};
+
+static struct operands operands_of(const struct insn *in, const struct plan *p)
+{
+	struct operands o = { .reg = in->modrm >> 3 & 7, .rm = in->modrm & 7 };
+
+	if (p->field[FIELD_REG].kind != REG_NONE)
+		o.reg = p->field[FIELD_REG].host;
+	if (p->field[FIELD_RM].kind != REG_NONE)
+		o.rm = p->field[FIELD_RM].host;
+	if (p->field[FIELD_VVVV].kind != REG_NONE)
+		o.vvvv = p->field[FIELD_VVVV].host;
+	if (in->mem) {
+		o.rm = p->base;
+		o.x = p->index == EMIT_NONE ? 0 : p->index;
+	}
+	return o;
+}
+
 static void emit_legacy(struct trans *t, const struct insn *in, const struct plan *p)
 {
 	struct emit *e = &t->e;
 	const struct insn_row *row = in->row;
+	const struct operands o = operands_of(in, p);
 	unsigned opcode = in->opcode;
-	unsigned reg = in->modrm >> 3 & 7, rm = in->modrm & 7;
 	bool modrm = in->has_modrm;
 
-	if (p->field[FIELD_REG].kind != REG_NONE)
-		reg = p->field[FIELD_REG].host;
-	if (p->field[FIELD_RM].kind != REG_NONE)
-		rm = p->field[FIELD_RM].host;
 	if (in->lock)
 		emit8(e, 0xf0);
 	if (needs_66(t, in))
@@ -193,65 +212,48 @@ static void emit_legacy(struct trans *t, const struct insn *in, const struct pla
 		emit8(e, in->rep);
 	unsigned rex = 0;
 	if (modrm)
-		rex = (reg >> 3 & 1) << 2 | (in->mem ? p->base >> 3 & 1 : rm >> 3 & 1);
+		rex = (o.reg >> 3 & 1) << 2 | (o.x >> 3 & 1) << 1 | (o.rm >> 3 & 1);
 	else if (row->reg_in_opcode)
-		rex = reg >> 3 & 1;
-	if (modrm && in->mem && p->index != EMIT_NONE)
-		rex |= (p->index >> 3 & 1) << 1;
+		rex = o.reg >> 3 & 1;
 	rex |= (unsigned)in->w << 3;
 	if (rex || in->rex)
 		emit8(e, 0x40 | rex);
-	emit_opcode(t, in, row->reg_in_opcode ? (opcode & 0xf8) | (reg & 7) : opcode);
+	emit_opcode(t, in, row->reg_in_opcode ? (opcode & 0xf8) | (o.reg & 7) : opcode);
 	if (modrm && in->mem)
-		emit_modrm_disp(e, reg, p->base, p->index, t->disp);
+		emit_modrm_disp(e, o.reg, o.rm, p->index, t->disp);
 	else if (modrm)
-		emit_modrm(e, 3, reg, rm);
+		emit_modrm(e, 3, o.reg, o.rm);
 }
 
 static void emit_vex(struct trans *t, const struct insn *in, const struct plan *p)
 {
 	struct emit *e = &t->e;
-	unsigned reg = in->modrm >> 3 & 7, rm = in->modrm & 7, vvvv = 0;
-	if (p->field[FIELD_REG].kind != REG_NONE)
-		reg = p->field[FIELD_REG].host;
-	if (p->field[FIELD_RM].kind != REG_NONE)
-		rm = p->field[FIELD_RM].host;
-	if (p->field[FIELD_VVVV].kind != REG_NONE)
-		vvvv = p->field[FIELD_VVVV].host;
-	unsigned b = in->mem ? p->base : rm;
+	const struct operands o = operands_of(in, p);
 	emit8(e, 0xc4);
-	unsigned x = in->mem && p->index != EMIT_NONE ? p->index : 0;
-	emit8(e, (~reg & 8) << 4 | (~x & 8) << 3 | (~b & 8) << 2 | in->map);
-	emit8(e, (unsigned)in->w << 7 | (~vvvv & 15) << 3 | (unsigned)(in->vl & 1) << 2 | in->vpp);
+	emit8(e, (~o.reg & 8) << 4 | (~o.x & 8) << 3 | (~o.rm & 8) << 2 | in->map);
+	emit8(e, (unsigned)in->w << 7 | (~o.vvvv & 15) << 3 | (unsigned)(in->vl & 1) << 2 | in->vpp);
 	emit8(e, in->opcode);
 	if (in->has_modrm && in->mem)
-		emit_modrm_disp(e, reg, b, p->index, t->disp);
+		emit_modrm_disp(e, o.reg, o.rm, p->index, t->disp);
 	else if (in->has_modrm)
-		emit_modrm(e, 3, reg, b);
+		emit_modrm(e, 3, o.reg, o.rm);
 }
 
 static void emit_evex(struct trans *t, const struct insn *in, const struct plan *p)
 {
 	struct emit *e = &t->e;
-	unsigned reg = in->modrm >> 3 & 7, rm = in->modrm & 7, vvvv = 0;
-	if (p->field[FIELD_REG].kind != REG_NONE)
-		reg = p->field[FIELD_REG].host;
-	if (p->field[FIELD_RM].kind != REG_NONE)
-		rm = p->field[FIELD_RM].host;
-	if (p->field[FIELD_VVVV].kind != REG_NONE)
-		vvvv = p->field[FIELD_VVVV].host;
-	unsigned b = in->mem ? p->base : rm;
+	const struct operands o = operands_of(in, p);
 	emit8(e, 0x62);
 	/* X is the top bit of the index, or of a vector register in rm. */
-	unsigned x = !in->mem ? b >> 1 : p->index != EMIT_NONE ? p->index : 0;
-	emit8(e, (~reg & 8) << 4 | (~x & 8) << 3 | (~b & 8) << 2 | (~reg & 16) | in->map);
-	emit8(e, (unsigned)in->w << 7 | (~vvvv & 15) << 3 | 4 | in->vpp);
-	emit8(e, (in->evex_p[2] & ~8u) | (~vvvv & 16) >> 1);
+	unsigned x = in->mem ? o.x : o.rm >> 1;
+	emit8(e, (~o.reg & 8) << 4 | (~x & 8) << 3 | (~o.rm & 8) << 2 | (~o.reg & 16) | in->map);
+	emit8(e, (unsigned)in->w << 7 | (~o.vvvv & 15) << 3 | 4 | in->vpp);
+	emit8(e, (in->evex_p[2] & ~8u) | (~o.vvvv & 16) >> 1);
 	emit8(e, in->opcode);
 	if (in->mem)
-		emit_modrm_disp_evex(e, reg, b, p->index, t->disp, in->disp_unit);
+		emit_modrm_disp_evex(e, o.reg, o.rm, p->index, t->disp, in->disp_unit);
 	else
-		emit_modrm(e, 3, reg, b);
+		emit_modrm(e, 3, o.reg, o.rm);
 }
 
 void op_copy(struct trans *t, unsigned i)
