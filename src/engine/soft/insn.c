@@ -10,6 +10,7 @@
 
 #include "engine/engine.h"
 #include "engine/soft/insn_words.h"
+#include "engine/soft/unaligned.h"
 
 /* ---- first reading: a number for every line; ATs are the rows that end the opcode before them ---- */
 
@@ -99,6 +100,7 @@ struct cursor {
 	int error; /* the first one; reads after it give 0 */
 };
 
+/* Size is 1, 2, 4 or 8. */
 static inline uint64_t take(struct cursor *c, unsigned size)
 {
 	if (__builtin_expect(c->pos + size > c->avail, 0)) {
@@ -108,10 +110,7 @@ static inline uint64_t take(struct cursor *c, unsigned size)
 	}
 	const uint8_t *p = c->bytes + c->pos;
 	c->pos += size;
-	uint64_t v = 0;
-	for (unsigned i = 0; i < size; i++)
-		v |= (uint64_t)p[i] << (8 * i);
-	return v;
+	return unaligned_load(p, size);
 }
 
 static inline int64_t take_signed(struct cursor *c, unsigned size)
@@ -648,38 +647,32 @@ static bool is_vblendv(const struct insn *insn)
 	return insn->enc == ENC_VEX && insn->map == MAP_0F3A && insn->opcode >= 0x4a && insn->opcode <= 0x4c;
 }
 
-/* Word by word: what compilers make of an initializer, without vector registers, is a slow string instruction. */
-static void clear(struct insn *insn)
+static inline void clear(struct insn *insn)
 {
-	_Static_assert(sizeof(*insn) % sizeof(uint64_t) == 0, "struct insn is whole words");
-	uint64_t *word = (uint64_t *)insn;
-	for (unsigned i = 0; i < sizeof(*insn) / sizeof(*word); i++)
-		word[i] = 0;
+	*insn = (struct insn){ .scale = 1 };
 	insn->row = &insn_rows[0];
 	insn->base = INSN_NO_REG;
 	insn->index = INSN_NO_REG;
-	insn->scale = 1;
 	insn->disp_unit = 1;
 }
 
-int insn_decode(struct insn *insn, const uint8_t *bytes, size_t avail, enum insn_mode mode)
+/* Prefixes, opcode, address and immediate: what tells the row, the length and the flags. */
+static inline int take_insn(struct insn *insn, struct prefixes *pf, struct cursor *c, enum insn_mode mode)
 {
-	struct cursor c = { .bytes = bytes, .avail = avail < INSN_MAX_LEN ? avail : INSN_MAX_LEN };
-	struct prefixes pf = { 0 };
 	clear(insn);
-	take_opcode(insn, &pf, &c, mode);
-	if (c.error)
-		return c.error;
+	take_opcode(insn, pf, c, mode);
+	if (c->error)
+		return c->error;
 	static const uint8_t address_size[3][2] = { { 2, 4 }, { 4, 2 }, { 8, 4 } };
 	insn->addrsize = address_size[mode][insn->addr67];
 
 	unsigned at = row_index[table_of(insn->enc, insn->map)][insn->opcode];
-	if (pf.vex_ud)
+	if (pf->vex_ud)
 		at = 0;
-	if (at == AT_ONE_90 && pf.rex_b)
+	if (at == AT_ONE_90 && pf->rex_b)
 		at = AT_ONE_91;
 	if (at && modrm_follows(insn))
-		take_modrm(insn, &pf, &c, mode);
+		take_modrm(insn, pf, c, mode);
 	insn->row = find_row(insn, mode, at);
 	insn->op = insn->row->op;
 	if (insn->row->opsize == OS_Y && mode != INSN_MODE_64)
@@ -689,20 +682,33 @@ int insn_decode(struct insn *insn, const uint8_t *bytes, size_t avail, enum insn
 		insn->opsz_mandatory = insn->vpp == 1 && !(insn->row->pp & IS_OPSIZE);
 	}
 	insn->opsize = operand_size(insn, mode);
-	take_imm(insn, &c);
-	if (c.error)
+	take_imm(insn, c);
+	insn->len = c->pos;
+	settle_flags(insn);
+	return c->error;
+}
+
+int insn_skim(struct insn *insn, const uint8_t *bytes, size_t avail, enum insn_mode mode)
+{
+	struct cursor c = { .bytes = bytes, .avail = avail < INSN_MAX_LEN ? avail : INSN_MAX_LEN };
+	struct prefixes pf = { 0 };
+	return take_insn(insn, &pf, &c, mode);
+}
+
+int insn_decode(struct insn *insn, const uint8_t *bytes, size_t avail, enum insn_mode mode)
+{
+	struct cursor c = { .bytes = bytes, .avail = avail < INSN_MAX_LEN ? avail : INSN_MAX_LEN };
+	struct prefixes pf = { 0 };
+	if (take_insn(insn, &pf, &c, mode))
 		return c.error;
 
 	settle_operands(insn, &pf, mode);
-	settle_flags(insn);
 	if ((insn->lock && !(insn->row->flags & ROW_LOCKABLE && insn->mem)) || operands_undefined(insn, &pf, mode))
 		insn->op = OP_UD;
 	settle_twin(insn);
 	if (mode != INSN_MODE_64 && insn->row->opsize == OS_Y)
 		insn->w = false; /* VEX.W, which is ignored */
-	insn->len = c.pos;
-	for (unsigned i = 0; i < c.pos; i++)
-		insn->bytes[i] = bytes[i];
+	unaligned_copy(insn->bytes, bytes, c.pos);
 	if (mode != INSN_MODE_64 && is_vblendv(insn))
 		insn->bytes[c.pos - 1] &= 0x7f;
 	return 0;

@@ -297,6 +297,8 @@ enum insn_mode { INSN_MODE_16, INSN_MODE_32, INSN_MODE_64 };
  */
 enum { INSN_TOO_SHORT = -1, INSN_TOO_LONG = -2 };
 int insn_decode(struct insn *insn, const uint8_t *bytes, size_t avail, enum insn_mode mode);
+/* The same, but faster: only row, len, imm of branches and the flags are filled in, and what operands make undefined is not noticed. */
+int insn_skim(struct insn *insn, const uint8_t *bytes, size_t avail, enum insn_mode mode);
 
 /* Does high-byte register numbering apply to general register field n (no REX, 8-bit, n in 4-7: AH CH DH BH)? */
 static inline bool insn_is_high8(const struct insn *insn, unsigned n)

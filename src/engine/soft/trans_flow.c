@@ -47,7 +47,7 @@ uint16_t trans_flags_needed(struct trans *t, uint64_t rip)
 	for (unsigned k = 0; k < LOOK_AHEAD && unknown; k++) {
 		struct insn in;
 		size_t left = 4096 - at;
-		if (!left || insn_decode(&in, t->page + at, left < 15 ? left : 15, soft_mode_code(t->mode)))
+		if (!left || insn_skim(&in, t->page + at, left < 15 ? left : 15, soft_mode_code(t->mode)))
 			break;
 		at += in.len;
 		needed |= in.flags_read & unknown;

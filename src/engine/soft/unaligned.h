@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* unaligned.h - reads and writes of 1, 2, 4 or 8 bytes at any host address, for light code, which must not call memcpy.
- */
+/* unaligned.h - reads and writes of 1, 2, 4 or 8 bytes at any host address, and copies of few, for light code, which must
+ * not call memcpy. */
 #ifndef PLURES_ENGINE_SOFT_UNALIGNED_H
 #define PLURES_ENGINE_SOFT_UNALIGNED_H
 
@@ -45,6 +45,15 @@ static inline void unaligned_store(uint8_t *at, unsigned size, uint64_t value)
 	default:
 		((struct unaligned64 *)at)->v = value;
 	}
+}
+
+/* 1 to 16 bytes, which do not overlap. */
+static inline void unaligned_copy(uint8_t *to, const uint8_t *from, unsigned size)
+{
+	unsigned n = size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
+	uint64_t head = unaligned_load(from, n), tail = unaligned_load(from + size - n, n);
+	unaligned_store(to, n, head);
+	unaligned_store(to + size - n, n, tail);
 }
 
 #endif
