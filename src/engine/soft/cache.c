@@ -210,7 +210,7 @@ bool cache_room(struct soft_cache *cache, struct soft_room *room)
 		return false;
 	cache->meta_used = (cache->meta_used + 63) & ~(size_t)63;
 	room->block = cache_alloc(cache, sizeof(*room->block));
-	memset(room->block, 0, sizeof(*room->block));
+	*room->block = (struct soft_block){ 0 };
 	room->code = cache->write_view + cache->code_used;
 	room->cold = cache->write_view + COLD_AT + cache->cold_used;
 	room->to_exec = cache->exec_view - cache->write_view;
@@ -273,11 +273,13 @@ void cache_insert(struct soft_cache *cache, struct soft_block *block, const uint
 	if (block->gpa2 && block->gpa2 != (block->gpa & ~0xfffULL))
 		page_add(cache, block->gpa2, block, 1);
 	cache->order[cache->blocks] = block;
-	atomic_fetch_add(&cache->blocks, 1);
-	atomic_fetch_add(&cache->inserts, 1);
+	/* They have no other writer, and a locked operation would wait for all of the block's stores. */
+	atomic_store_explicit(&cache->blocks, cache->blocks + 1, memory_order_release);
 	_Atomic(struct soft_block *) *head = &cache->hash[hash_of(block->gpa, block->rip, block->mode)];
-	atomic_store(&block->hash_next, atomic_load(head));
+	atomic_store_explicit(&block->hash_next, atomic_load_explicit(head, memory_order_relaxed),
+			      memory_order_relaxed);
 	atomic_store_explicit(head, block, memory_order_release);
+	atomic_store_explicit(&cache->inserts, cache->inserts + 1, memory_order_release);
 }
 
 static void unlink_one(struct soft_link *link)

@@ -14,8 +14,8 @@
  *
  * C code runs in one of two ways. *Light*: a helper in this folder, compiled with -mgeneral-regs-only, entered with all
  * general registers in gpr[] and the arithmetic flags in `flags`; it must not call anything that may touch a vector
- * register: libc's memcpy does (scripts/check_light.py looks). *Heavy*: anything else (the machine's callbacks, the
- * translator, libc), between soft_heavy_begin and soft_heavy_end, which save and restore the guest's vector state.
+ * register: libc's memcpy does (scripts/check_light.py looks). *Heavy*: anything else (the machine's callbacks,
+ * libc), between soft_heavy_begin and soft_heavy_end, which save and restore the guest's vector state.
  *
  * A light helper that finds a guest exception calls soft_raise, which never returns: it unwinds to the dispatcher.
  * cpu->rip then holds the faulting instruction, and nothing of that instruction may have been committed.

@@ -3,7 +3,7 @@
  * run.c - the dispatcher: what happens between blocks, and the faults that copied instructions raise.
  *
  * soft_next is light code. It takes what is pending (exceptions before kicks before interrupts), finds the block for
- * RIP - by the jump cache, then by physical address - and has it made if there is none, which is heavy. The caller's
+ * RIP - by the jump cache, then by physical address - and has it made if there is none. The caller's
  * link is patched on the way, so that the next time generated code goes there by itself.
  */
 #include "engine/soft/run.h"
@@ -230,6 +230,17 @@ static void trace_block(struct soft_cpu *cpu, const struct soft_block *b)
 	}
 }
 
+/* For whoever wants to see what was translated. */
+static void tell_block(struct soft_cpu *cpu, const struct soft_block *block)
+{
+	soft_heavy_begin(cpu);
+	if (cpu->vm->trace & ENGINE_TRACE_ASM)
+		trace_block(cpu, block);
+	if (cpu->vm->perf_map)
+		profile_perf_add(cpu->vm, block);
+	soft_heavy_end(cpu);
+}
+
 /* The mode that the block to look for has in its key. */
 static uint32_t key_mode(const struct soft_cpu *cpu)
 {
@@ -245,7 +256,6 @@ static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa, unsigne
 	uint64_t gpa2 = ~0ULL;
 	struct soft_block *block = NULL;
 	for (int tries = 0; tries < 2; tries++) {
-		soft_heavy_begin(cpu);
 		cache_lock(cache);
 		block = cache_inserts(cache) == inserts ? NULL : cache_find(cache, gpa, cpu->rip, key_mode(cpu));
 		if (!block) {
@@ -253,13 +263,10 @@ static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa, unsigne
 			if (gpa2 != ~0ULL)
 				cache_watch_page(cache, gpa2);
 			block = translate_block(cpu, gpa, gpa2, &why);
-			if (block && (cpu->vm->trace & ENGINE_TRACE_ASM))
-				trace_block(cpu, block);
-			if (block && cpu->vm->perf_map)
-				profile_perf_add(cpu->vm, block);
+			if (block && ((cpu->vm->trace & ENGINE_TRACE_ASM) || cpu->vm->perf_map))
+				tell_block(cpu, block);
 		}
 		cache_unlock(cache);
-		soft_heavy_end(cpu);
 		if (block || why != TRANSLATE_NEED_PAGE)
 			break;
 		if (!soft_translate_exec(cpu, (linear | 0xfff) + 1, &gpa2)) {

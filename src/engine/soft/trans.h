@@ -107,6 +107,8 @@ struct trans {
 	unsigned width; /* of addresses and stack: 8 or 4 */
 	unsigned mmu;
 	struct insn insn[TRANS_MAX];
+	uint8_t op[TRANS_MAX];        /* of each, trans_op_of's and */
+	int8_t fault[TRANS_MAX];      /* trans_fault_of's answers */
 	uint16_t at[TRANS_MAX + 1];   /* offset of each from the block's rip; [n] is the end */
 	uint16_t live[TRANS_MAX + 1]; /* flags needed at the start of each; [n] at the end */
 	unsigned n;
@@ -180,12 +182,18 @@ static inline uint32_t gpr_off(unsigned guest)
 
 /* ---- translate.c ---- */
 
-/* The exception that the instruction raises in this mode before it does anything, or -1. */
-int trans_fault_of(const struct trans *t, const struct insn *in);
 /* Emits instruction i. */
 void trans_insn(struct trans *t, unsigned i);
-/* The op to translate it by: the row's, the slow form, or an OP_*_INLINE. */
-unsigned trans_op_of(const struct trans *t, const struct insn *in);
+/* The op to translate it by, for an instruction of the block: the row's, the slow form, or an OP_*_INLINE. */
+static inline unsigned trans_op_of(const struct trans *t, const struct insn *in)
+{
+	return t->op[in - t->insn];
+}
+/* The exception that it raises in this mode before it does anything, or -1. */
+static inline int trans_fault_of(const struct trans *t, const struct insn *in)
+{
+	return t->fault[in - t->insn];
+}
 
 /* ---- trans_mem.c ---- */
 

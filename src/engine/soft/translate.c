@@ -25,11 +25,12 @@
 #include "engine/soft/translate.h"
 
 #include <stddef.h>
-#include <string.h>
 
 #include "engine/soft/trans.h"
+#include "engine/soft/unaligned.h"
 
-int trans_fault_of(const struct trans *t, const struct insn *in)
+/* The exception that the instruction raises in this mode before it does anything, or -1. */
+static int fault_of(const struct trans *t, const struct insn *in)
 {
 	uint32_t flags = in->row ? in->row->flags : 0, mode = t->mode;
 	if (!in->row)
@@ -79,7 +80,8 @@ static bool is_slow(const struct trans *t, const struct insn *in)
 	return (t->mode & SOFT_MODE_CODE) != SOFT_MODE_CODE32 || !(t->mode & SOFT_MODE_STACK32);
 }
 
-unsigned trans_op_of(const struct trans *t, const struct insn *in)
+/* The op to translate it by: the row's, the slow form, or an OP_*_INLINE. */
+static unsigned op_of(const struct trans *t, const struct insn *in)
 {
 	switch (in->op) {
 	case OP_JCC:
@@ -141,6 +143,12 @@ static bool ends_block(unsigned op)
 	}
 }
 
+static void settle(struct trans *t, unsigned i)
+{
+	t->op[i] = (uint8_t)op_of(t, &t->insn[i]);
+	t->fault[i] = (int8_t)fault_of(t, &t->insn[i]);
+}
+
 /* Decodes the first instruction, which goes on in the next page. */
 static bool decode_crossing(struct trans *t, unsigned off, uint64_t gpa2, enum translate_why *why)
 {
@@ -151,13 +159,14 @@ static bool decode_crossing(struct trans *t, unsigned off, uint64_t gpa2, enum t
 		return false;
 	}
 	const uint8_t *next = soft_gpa_to_hva(t->cpu->vm, gpa2 & ~0xfffULL, NULL, NULL);
-	memcpy(bytes, t->page + off, first);
-	memcpy(bytes + first, next, INSN_MAX_LEN - first);
+	unaligned_copy(bytes, t->page + off, first);
+	unaligned_copy(bytes + first, next, INSN_MAX_LEN - first);
 	struct insn *in = &t->insn[0];
 	if (insn_decode(in, bytes, INSN_MAX_LEN, soft_mode_code(t->mode)))
 		in->op = OP_UD, in->row = NULL, in->len = 15;
 	t->b->gpa2 = gpa2 & ~0xfffULL;
 	t->b->hi2 = (uint16_t)(in->len > first ? in->len - first : 0);
+	settle(t, 0);
 	t->n = 1;
 	t->at[1] = in->len;
 	t->b->hi = 4096;
@@ -181,6 +190,7 @@ static bool decode(struct trans *t, uint64_t gpa2, unsigned max, enum translate_
 		}
 		if (r == INSN_TOO_LONG)
 			in->op = OP_UD, in->row = NULL, in->len = 15;
+		settle(t, t->n);
 		t->at[t->n++] = (uint16_t)(off - start);
 		off += in->len;
 		unsigned op = trans_op_of(t, in);
@@ -415,7 +425,8 @@ static bool emit_block(struct trans *t, const struct soft_room *room)
 	t->base = T0;
 	t->index = EMIT_NONE;
 	t->reserved = 0;
-	memset(t->b->link, 0, sizeof(t->b->link));
+	for (unsigned i = 0; i < SOFT_BLOCK_LINKS; i++)
+		t->b->link[i] = (struct soft_link){ 0 };
 	t->b->others = NULL;
 	bool loop = trans_is_loop(t);
 	emit_entries(t);
@@ -479,7 +490,8 @@ struct soft_block *translate_block(struct soft_cpu *cpu, uint64_t gpa, uint64_t 
 	b->map = cache_alloc(cache, t->maps * sizeof(*t->map));
 	if (!b->map)
 		return NULL;
-	memcpy(b->map, t->map, t->maps * sizeof(*t->map));
+	for (unsigned i = 0; i < t->maps; i++)
+		b->map[i] = t->map[i];
 	b->part[0].start = b->start;
 	b->part[0].end = t->line_end + t->e.to_exec;
 	b->part[1].start = room.cold + t->e.to_exec;

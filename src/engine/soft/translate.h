@@ -8,7 +8,7 @@
 
 /*
  * Translates the block at linear address `linear` (CS base + cpu->rip), whose physical address is gpa, in the current
- * mode. Heavy; called with the cache's lock, after cache_watch_page for gpa's page. `gpa2` is the physical address of
+ * mode. Light; called with the cache's lock, after cache_watch_page for gpa's page. `gpa2` is the physical address of
  * the next linear page, or ~0 if it can't be read. Returns the block, inserted; or NULL and *why.
  */
 enum translate_why {
