@@ -4,19 +4,38 @@
  *
  * Self-modifying code. A physical page from which a block was made is *watched*: its SOFT_PAGE_CODE flag is set, and
  * no soft TLB holds a write tag for it, so every store to it comes through soft_mem_commit and cache.c's
- * soft_code_written, which drops the blocks that depend on the bytes. The page stays watched until its last block is
- * gone. The flag is set before the bytes are read (cache_watch_page): a store that comes later is seen, one that came
+ * soft_code_written, which drops the blocks that depend on the bytes. The page stays watched until a store finds that its
+ * last block is gone. The flag is set before the bytes are read (cache_watch_page): a store that comes later is seen, one that came
  * earlier is read. A store of another vCPU that passed its check before the flag was set and lands after the read is
  * what an unsynchronised store into running code is on real hardware; the guest must serialise by an interrupt, which
- * orders it before the next look-up but not before this read, so the window is a few host instructions wide.
+ * orders it before the next look-up but not before this read, so the window is a few host instructions wide. (For that
+ * reason eviction leaves pages watched: a store to a page of which something will be made again soon takes the slow path.)
  *
- * A dropped block's code stays in place until the next flush, since another vCPU may be running it. It is found no
- * more: out of the hash, out of every jump cache, and every link into it goes to its stub again.
+ * Eviction. The problem: generated code runs without asking anybody, so nobody may write to a dropped block's memory while a vCPU
+ * may still be in it, have a return to it on its return stack or hold a pointer to it; and a world that is stopped to be
+ * sure of that waits for its slowest vCPU.
+ *
+ * The scheme: nobody waits, since it is done in advance. The cache is a ring of regions. While one is filled, the next,
+ * which is the oldest, is evicted, with each block that is made a few blocks of it:
+ *
+ *   REGION_FULL      its blocks become unreachable one by one (block_kill): out of the hash and all jump caches, links undone;
+ *   REGION_LEAVING   all are; the vCPUs are asked to let go (SOFT_KICK_EVICT), which each does in the dispatcher, where it holds
+ *                    no pointers: its return stack is emptied, and it notes the epoch (cache_pass). When all have, or
+ *                    were outside of vcpu_run, the blocks are taken off their pages' lists, a few at a time again;
+ *   REGION_EMPTY     it can be filled.
+ *
+ * So blocks are evicted in the order in which they were made, and what is still in use is soon made again.
+ * A vCPU only has to wait if it has filled a whole region and another one has not come to its dispatcher meanwhile, for example because
+ * the host runs something else. It waits in the dispatcher, having let go itself.
+ *
+ * A block dropped for another reason (a store, a lesson) lies in its region, unreachable, until that is evicted. It
+ * stays on its pages' lists, so that whoever runs it and writes to its bytes is told.
  */
 #include "engine/soft/cache.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,19 +50,25 @@ enum {
 	CODE_SIZE = 32 << 20,
 	COLD_AT = CODE_SIZE / 2, /* where what lies out of line begins */
 	CODE_SLACK = 64 << 10,   /* what one block can take at most */
-	SMALL_CODE_SIZE = 512 << 10,
-	META_SIZE = 24 << 20,
+	REGIONS = 16,
+	REGION_CODE = COLD_AT / REGIONS, /* of either part */
+	REGION_META = 3 << 19,
+	REGION_BLOCKS = 1 << 13,
+	SMALL_REGIONS = 8, /* with small_cache */
+	SMALL_REGION_CODE = 128 << 10,
+	EVICT_AT_ONCE = 4, /* blocks, with each that is made */
 	HASH_BITS = 16,
-	MAX_BLOCKS = 1 << 18,
-	PAGE_HASH_BITS = 12,
 	LESSON_BITS = 13,
 };
 
-/* A watched page. */
-struct code_page {
-	uint64_t gpa;
-	struct soft_block *blocks;
-	struct code_page *next;
+/* One of those that are filled in turn. What of it is used stays said until it is empty. */
+struct region {
+	enum { REGION_EMPTY, REGION_FULL, REGION_LEAVING } state;
+	unsigned done;  /* blocks that the state's work has been done for */
+	uint64_t epoch; /* REGION_LEAVING: who passed since then is not in it */
+	size_t code_used, cold_used, meta_used;
+	_Atomic unsigned blocks;
+	struct soft_block **order; /* by address of code: for cache_find_pc */
 };
 
 /* What was learned of a block for its next translation. */
@@ -57,19 +82,19 @@ struct soft_cache {
 	struct soft_vm *vm;
 	atomic_int lock;
 	uint8_t *write_view, *exec_view;
-	size_t code_used, cold_used;
 	uint8_t *meta;
-	size_t meta_used;
-	struct soft_block **order; /* by address of code: for cache_find_pc */
-	_Atomic unsigned blocks, inserts;
+	struct soft_block **order; /* the regions', one after the other */
+	struct region region[REGIONS];
+	unsigned regions, current; /* how many there are, and the one being filled */
+	size_t region_code;        /* bytes of code, of either part, in each */
+	uint64_t epoch;            /* goes up whenever CPUs are asked to let go */
+	_Atomic unsigned inserts;
 	_Atomic(struct soft_block *) hash[1 << HASH_BITS];
-	struct code_page *pages[1 << PAGE_HASH_BITS];
 	unsigned next_slot;
 	struct lesson lesson[1 << LESSON_BITS];
-	/* The meeting: how many CPUs are in vcpu_run, how many of them are parked for it, and how many there were. */
-	atomic_bool flush_wanted;
-	unsigned running, parked, generation;
 };
+
+enum { META_SIZE = REGIONS * REGION_META, ORDER_SIZE = REGIONS * REGION_BLOCKS * sizeof(struct soft_block *) };
 
 void cache_lock(struct soft_cache *cache)
 {
@@ -96,12 +121,15 @@ int cache_create(struct soft_cache **out, struct soft_vm *vm, struct error *err)
 	if (!cache || fd < 0 || ftruncate(fd, CODE_SIZE) < 0)
 		goto fail;
 	cache->vm = vm;
+	cache->epoch = 1;
+	cache->regions = vm->small_cache ? SMALL_REGIONS : REGIONS;
+	cache->region_code = vm->small_cache ? SMALL_REGION_CODE : REGION_CODE;
 	cache->write_view = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	/* Below 4 GiB, so that the jump cache has room for its addresses. */
 	cache->exec_view = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_32BIT, fd, 0);
 	cache->meta = mmap(NULL, META_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	cache->order = mmap(NULL, MAX_BLOCKS * sizeof(*cache->order), PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	cache->order =
+	    mmap(NULL, ORDER_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	close(fd);
 	if (cache->write_view == MAP_FAILED || cache->exec_view == MAP_FAILED || cache->meta == MAP_FAILED ||
 	    cache->order == MAP_FAILED) {
@@ -109,6 +137,8 @@ int cache_create(struct soft_cache **out, struct soft_vm *vm, struct error *err)
 		cache_destroy(cache);
 		return rc;
 	}
+	for (unsigned i = 0; i < cache->regions; i++)
+		cache->region[i].order = cache->order + (size_t)i * REGION_BLOCKS;
 	*out = cache;
 	return 0;
 fail:
@@ -132,7 +162,7 @@ void cache_destroy(struct soft_cache *cache)
 	unmap(cache->write_view, CODE_SIZE);
 	unmap(cache->exec_view, CODE_SIZE);
 	unmap(cache->meta, META_SIZE);
-	unmap(cache->order, MAX_BLOCKS * sizeof(*cache->order));
+	unmap(cache->order, ORDER_SIZE);
 	free(cache);
 }
 
@@ -154,22 +184,25 @@ struct soft_block *cache_find(struct soft_cache *cache, uint64_t gpa, uint64_t r
 
 struct soft_block *cache_find_pc(struct soft_cache *cache, const uint8_t *pc)
 {
-	unsigned lo = 0, hi = atomic_load(&cache->blocks), part = pc >= cache->exec_view + COLD_AT;
+	size_t offset = (size_t)(pc - cache->exec_view);
+	unsigned part = offset >= COLD_AT, i = (unsigned)((part ? offset - COLD_AT : offset) / cache->region_code);
+	if (offset >= CODE_SIZE || i >= cache->regions)
+		return NULL;
+	const struct region *r = &cache->region[i];
+	unsigned lo = 0, blocks = atomic_load(&r->blocks), hi = blocks;
 	while (lo < hi) {
 		unsigned mid = (lo + hi) / 2;
-		if (cache->order[mid]->part[part].end <= pc)
+		if (r->order[mid]->part[part].end <= pc)
 			lo = mid + 1;
 		else
 			hi = mid;
 	}
-	if (lo < atomic_load(&cache->blocks) && cache->order[lo]->part[part].start <= pc)
-		return cache->order[lo];
-	return NULL;
+	return lo < blocks && r->order[lo]->part[part].start <= pc ? r->order[lo] : NULL;
 }
 
 const struct soft_map *cache_find_map(const struct soft_block *block, const uint8_t *pc)
 {
-	uint32_t at = (uint32_t)(pc - block->start);
+	uint32_t at = (uint32_t)(pc - block->part[0].start);
 	const struct soft_map *best = NULL;
 	for (unsigned i = 0; i < block->maps && block->map[i].host <= at; i++)
 		best = &block->map[i];
@@ -194,45 +227,66 @@ unsigned cache_next_slot(struct soft_cache *cache)
 
 void *cache_alloc(struct soft_cache *cache, size_t size)
 {
+	struct region *r = &cache->region[cache->current];
 	size = (size + 15) & ~(size_t)15;
-	if (cache->meta_used + size > META_SIZE)
+	if (r->meta_used + size > REGION_META)
 		return NULL;
-	void *p = cache->meta + cache->meta_used;
-	cache->meta_used += size;
+	void *p = cache->meta + (size_t)cache->current * REGION_META + r->meta_used;
+	r->meta_used += size;
 	return p;
+}
+
+static bool region_has_room(const struct soft_cache *cache, const struct region *r)
+{
+	return r->code_used + CODE_SLACK <= cache->region_code && r->cold_used + CODE_SLACK <= cache->region_code &&
+	       r->meta_used + CODE_SLACK <= REGION_META && r->blocks < REGION_BLOCKS;
+}
+
+static struct region *region_next(struct soft_cache *cache)
+{
+	return &cache->region[(cache->current + 1) % cache->regions];
 }
 
 bool cache_room(struct soft_cache *cache, struct soft_room *room)
 {
-	if (cache->code_used + CODE_SLACK > (cache->vm->small_cache ? SMALL_CODE_SIZE : COLD_AT) ||
-	    cache->cold_used + CODE_SLACK > CODE_SIZE - COLD_AT || cache->meta_used + CODE_SLACK > META_SIZE ||
-	    cache->blocks >= MAX_BLOCKS)
-		return false;
-	cache->meta_used = (cache->meta_used + 63) & ~(size_t)63;
+	struct region *r = &cache->region[cache->current];
+	if (!region_has_room(cache, r)) {
+		struct region *next = region_next(cache);
+		if (next->state != REGION_EMPTY)
+			return false;
+		r->state = REGION_FULL;
+		cache->current = (cache->current + 1) % cache->regions;
+		r = next;
+	}
+	size_t at = cache->current * cache->region_code;
+	r->meta_used = (r->meta_used + 63) & ~(size_t)63;
 	room->block = cache_alloc(cache, sizeof(*room->block));
 	*room->block = (struct soft_block){ 0 };
-	room->code = cache->write_view + cache->code_used;
-	room->cold = cache->write_view + COLD_AT + cache->cold_used;
+	room->code = cache->write_view + at + r->code_used;
+	room->cold = cache->write_view + COLD_AT + at + r->cold_used;
 	room->to_exec = cache->exec_view - cache->write_view;
 	return true;
 }
 
-static struct code_page *page_find(struct soft_cache *cache, uint64_t gpa)
+static struct soft_region *memory_of(struct soft_vm *vm, uint64_t gpa)
 {
-	struct code_page *page = cache->pages[gpa >> 12 & ((1 << PAGE_HASH_BITS) - 1)];
-	while (page && page->gpa != gpa)
-		page = page->next;
-	return page;
+	for (unsigned i = 0; i < vm->regions; i++)
+		if (gpa - vm->region[i].gpa < vm->region[i].size)
+			return &vm->region[i];
+	return NULL;
 }
 
 static _Atomic uint8_t *page_flags(struct soft_vm *vm, uint64_t gpa)
 {
-	for (unsigned i = 0; i < vm->regions; i++) {
-		struct soft_region *r = &vm->region[i];
-		if (gpa - r->gpa < r->size)
-			return &r->page_flags[(gpa - r->gpa) >> 12];
-	}
-	return NULL;
+	struct soft_region *r = memory_of(vm, gpa);
+	return r ? &r->page_flags[(gpa - r->gpa) >> 12] : NULL;
+}
+
+/* The list of the blocks that depend on a page of memory. */
+static struct soft_block **page_blocks(struct soft_vm *vm, uint64_t gpa)
+{
+	struct soft_region *r = memory_of(vm, gpa);
+	return &r->page_blocks[(gpa - r->gpa) >> 12];
 }
 
 void cache_watch_page(struct soft_cache *cache, uint64_t gpa)
@@ -251,30 +305,48 @@ void cache_watch_page(struct soft_cache *cache, uint64_t gpa)
 	}
 }
 
+/* Whether a block is on the list of a page as its first or its second. */
+static unsigned which_page(const struct soft_block *block, uint64_t page_gpa)
+{
+	return (block->gpa & ~0xfffULL) == page_gpa ? 0 : 1;
+}
+
 static void page_add(struct soft_cache *cache, uint64_t gpa, struct soft_block *block, unsigned which)
 {
 	gpa &= ~0xfffULL;
-	struct code_page *page = page_find(cache, gpa);
-	if (!page) {
-		page = cache_alloc(cache, sizeof(*page));
-		struct code_page **head = &cache->pages[gpa >> 12 & ((1 << PAGE_HASH_BITS) - 1)];
-		*page = (struct code_page){ .gpa = gpa, .next = *head };
-		*head = page;
-	}
-	block->page_next[which] = page->blocks;
-	page->blocks = block;
+	struct soft_block **head = page_blocks(cache->vm, gpa);
+	block->page_next[which] = *head;
+	block->page_prev[which] = head;
+	if (*head)
+		(*head)->page_prev[which_page(*head, gpa)] = &block->page_next[which];
+	*head = block;
+}
+
+/* Off the list of one of its pages, if it is on it. */
+static void page_remove(struct soft_block *block, unsigned which)
+{
+	struct soft_block *next = block->page_next[which];
+	uint64_t gpa = which ? block->gpa2 : block->gpa & ~0xfffULL;
+	if (!block->page_prev[which])
+		return;
+	*block->page_prev[which] = next;
+	if (next)
+		next->page_prev[which_page(next, gpa)] = block->page_prev[which];
+	block->page_prev[which] = NULL;
 }
 
 void cache_insert(struct soft_cache *cache, struct soft_block *block, const uint8_t *code_end, const uint8_t *cold_end)
 {
-	cache->code_used = (size_t)(code_end - cache->write_view);
-	cache->cold_used = (size_t)(cold_end - cache->write_view) - COLD_AT;
+	struct region *r = &cache->region[cache->current];
+	size_t at = cache->current * cache->region_code;
+	r->code_used = (size_t)(code_end - cache->write_view) - at;
+	r->cold_used = (size_t)(cold_end - cache->write_view) - COLD_AT - at;
 	page_add(cache, block->gpa, block, 0);
 	if (block->gpa2 && block->gpa2 != (block->gpa & ~0xfffULL))
 		page_add(cache, block->gpa2, block, 1);
-	cache->order[cache->blocks] = block;
+	r->order[r->blocks] = block;
 	/* They have no other writer, and a locked operation would wait for all of the block's stores. */
-	atomic_store_explicit(&cache->blocks, cache->blocks + 1, memory_order_release);
+	atomic_store_explicit(&r->blocks, r->blocks + 1, memory_order_release);
 	_Atomic(struct soft_block *) *head = &cache->hash[hash_of(block->gpa, block->rip, block->mode)];
 	atomic_store_explicit(&block->hash_next, atomic_load_explicit(head, memory_order_relaxed),
 			      memory_order_relaxed);
@@ -320,7 +392,7 @@ static void hash_remove(struct soft_cache *cache, struct soft_block *block)
 		atomic_store_explicit(p, atomic_load(&block->hash_next), memory_order_release);
 }
 
-/* Takes the block out of everything that leads to it. Its page lists are the caller's. */
+/* Takes the block out of everything that leads to it. It stays on its pages' lists. */
 static void block_kill(struct soft_cache *cache, struct soft_block *block)
 {
 	if (block->dead)
@@ -409,25 +481,18 @@ static bool block_overlaps(const struct soft_block *b, uint64_t page_gpa, unsign
 
 static bool page_written(struct soft_cache *cache, uint64_t page_gpa, unsigned lo, unsigned hi)
 {
-	struct code_page *page = page_find(cache, page_gpa);
-	if (!page)
-		return false;
+	struct soft_block *next;
 	bool any = false;
-	struct soft_block **p = &page->blocks;
-	while (*p) {
-		struct soft_block *b = *p;
-		unsigned which = (b->gpa & ~0xfffULL) == page_gpa ? 0 : 1;
-		bool hit = !b->dead && block_overlaps(b, page_gpa, lo, hi);
-		if (hit) {
-			block_kill(cache, b);
-			any = true;
-		}
-		if (b->dead)
-			*p = b->page_next[which];
-		else
-			p = &b->page_next[which];
+	for (struct soft_block *b = *page_blocks(cache->vm, page_gpa); b; b = next) {
+		unsigned which = which_page(b, page_gpa);
+		next = b->page_next[which];
+		if (!block_overlaps(b, page_gpa, lo, hi))
+			continue;
+		block_kill(cache, b);
+		page_remove(b, which);
+		any = true; /* of a dead block, too: the store may be its own */
 	}
-	if (!page->blocks)
+	if (!*page_blocks(cache->vm, page_gpa))
 		atomic_fetch_and(page_flags(cache->vm, page_gpa), (uint8_t)~SOFT_PAGE_CODE);
 	return any;
 }
@@ -453,79 +518,80 @@ bool soft_code_written(struct soft_vm *vm, uint64_t gpa, uint64_t size)
 	return any;
 }
 
-/* ---- The meeting ---- */
+/* ---- Eviction ---- */
 
-static void flush_all(struct soft_cache *cache)
+/* Asks the CPUs to let go of a region to which nothing leads any more. */
+static void ask_to_leave(struct soft_cache *cache, struct region *r)
 {
-	struct soft_vm *vm = cache->vm;
-	for (unsigned i = 0; i < 1 << PAGE_HASH_BITS; i++) {
-		for (struct code_page *page = cache->pages[i]; page; page = page->next)
-			atomic_fetch_and(page_flags(vm, page->gpa), (uint8_t)~SOFT_PAGE_CODE);
-		cache->pages[i] = NULL;
-	}
-	for (unsigned i = 0; i < 1 << HASH_BITS; i++)
-		atomic_store_explicit(&cache->hash[i], NULL, memory_order_relaxed);
-	for (unsigned i = 0; i < vm->cpus; i++) {
-		for (unsigned j = 0; j < SOFT_JC_SIZE; j++)
-			vm->cpu[i]->jc[j].mode = SOFT_JC_EMPTY;
-		vm->cpu[i]->exit_link = NULL;
-	}
-	cache->code_used = cache->cold_used = cache->meta_used = 0;
-	atomic_store(&cache->blocks, 0);
-}
-
-void cache_want_flush(struct soft_cache *cache)
-{
-	atomic_store(&cache->flush_wanted, true);
+	r->state = REGION_LEAVING;
+	r->done = 0;
+	r->epoch = ++cache->epoch;
 	for (unsigned i = 0; i < cache->vm->cpus; i++)
-		atomic_fetch_or(&cache->vm->cpu[i]->kick, SOFT_KICK_STOP);
+		if (cache->vm->cpu[i]->cache_epoch)
+			atomic_fetch_or(&cache->vm->cpu[i]->kick, SOFT_KICK_EVICT);
 }
 
-/* A CPU is counted as parked from here until the flush, and not until it has woken up from it: it may have overslept while the
- * next meeting was called, and would leave in the midst of that. */
-void cache_park(struct soft_cache *cache)
+static bool all_left(const struct soft_cache *cache, const struct region *r)
 {
-	cache_lock(cache);
-	unsigned generation = cache->generation;
-	bool wanted = atomic_load(&cache->flush_wanted);
-	cache->parked += wanted;
-	while (wanted && cache->generation == generation) {
-		if (cache->parked == cache->running) {
-			flush_all(cache);
-			cache->generation++;
-			cache->parked = 0;
-			atomic_store(&cache->flush_wanted, false);
-		} else {
-			cache_unlock(cache);
-			sched_yield();
-			cache_lock(cache);
-		}
+	for (unsigned i = 0; i < cache->vm->cpus; i++) {
+		uint64_t epoch = cache->vm->cpu[i]->cache_epoch;
+		if (epoch && epoch < r->epoch)
+			return false;
 	}
+	return true;
+}
+
+static void make_empty(struct region *r)
+{
+	r->code_used = r->cold_used = r->meta_used = 0;
+	r->done = 0;
+	atomic_store(&r->blocks, 0);
+	r->state = REGION_EMPTY;
+}
+
+/* Goes on with the eviction of a region, by up to n blocks. */
+static void evict(struct soft_cache *cache, struct region *r, unsigned n)
+{
+	if (r->state == REGION_FULL) {
+		for (; n && r->done < r->blocks; n--)
+			block_kill(cache, r->order[r->done++]);
+		if (r->done == r->blocks)
+			ask_to_leave(cache, r);
+	}
+	if (r->state == REGION_LEAVING && all_left(cache, r)) {
+		for (; n && r->done < r->blocks; n--, r->done++) {
+			page_remove(r->order[r->done], 0);
+			page_remove(r->order[r->done], 1);
+		}
+		if (r->done == r->blocks)
+			make_empty(r);
+	}
+}
+
+bool cache_evict(struct soft_cache *cache)
+{
+	struct region *next = region_next(cache);
+	bool room = region_has_room(cache, &cache->region[cache->current]);
+	if (next->state != REGION_EMPTY)
+		evict(cache, next, room ? EVICT_AT_ONCE : UINT_MAX);
+	return room || next->state == REGION_EMPTY;
+}
+
+void cache_pass(struct soft_cache *cache, struct soft_cpu *cpu)
+{
+	cache_lock(cache);
+	cpu->cache_epoch = cache->epoch;
 	cache_unlock(cache);
 }
 
-void cache_enter(struct soft_cache *cache)
+void cache_leave(struct soft_cache *cache, struct soft_cpu *cpu)
 {
 	cache_lock(cache);
-	cache->running++;
-	cache_unlock(cache);
-	if (atomic_load(&cache->flush_wanted))
-		cache_park(cache);
-}
-
-void cache_leave(struct soft_cache *cache)
-{
-	cache_lock(cache);
-	cache->running--;
+	cpu->cache_epoch = 0;
 	cache_unlock(cache);
 }
 
 unsigned cache_inserts(const struct soft_cache *cache)
 {
 	return atomic_load_explicit(&cache->inserts, memory_order_acquire);
-}
-
-size_t cache_used(const struct soft_cache *cache)
-{
-	return cache->code_used + cache->cold_used;
 }

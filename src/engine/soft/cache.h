@@ -5,11 +5,11 @@
  * One cache a VM, shared by its vCPUs: code reaches vCPU state through GS only. A block is keyed by the physical
  * address of its first byte, its RIP (constants derived from it are baked into the code) and the mode. The code
  * memory is mapped twice, writable and executable, so no page is ever both. Each block has two parts, its straight line
- * and what lies out of line and is rarely run, far from each other: so what is run is dense, for the host's caches. Room is
- * given out front to back in both; when it is used up, the vCPUs meet (cache_park) and everything is dropped at once.
+ * and what lies out of line and is rarely run, far from each other: so what is run is dense, for the host's caches. The oldest
+ * blocks are evicted, in advance, to make room (cache.c says how).
  *
- * Locking: `lock` guards all but the hash chains, which are read without it (a block's memory stays until the next
- * meeting, so a stale read finds a dead block at worst). Light code may take it: it is a spin lock.
+ * Locking: `lock` guards all but the hash chains, which are read without it. What a vCPU found stays in memory until it passes the
+ * next time (cache_pass), so a stale read finds a dead block at worst. Light code may take it: it is a spin lock.
  */
 #ifndef PLURES_ENGINE_SOFT_CACHE_H
 #define PLURES_ENGINE_SOFT_CACHE_H
@@ -62,22 +62,21 @@ struct soft_block {
 	bool heated; /* it is hot, or counts how often it is entered */
 
 	uint16_t lo, hi;   /* bytes of the first page that it depends on: [lo, hi) */
-	uint64_t gpa2;     /* the second page's address when it crosses, else 0 */
 	uint16_t hi2;      /* bytes of the second page: [0, hi2) */
+	uint16_t borrowed; /* guest registers that a loop's fast code uses for itself */
+	unsigned maps;
+	struct soft_map *map;
+	uint64_t gpa2;     /* the second page's address when it crosses, else 0 */
 	uint8_t *code;     /* executable view: entry with the flags in the host's */
 	uint8_t *code_mem; /* ... with the flags in memory */
-	uint8_t *start;    /* of its straight line, executable view */
 	struct {
 		const uint8_t *start, *end;
-	} part[2]; /* its straight line, and what is out of line */
-	struct soft_map *map;
-	unsigned maps;
-	uint16_t borrowed; /* guest registers that a loop's fast code uses for itself */
+	} part[2]; /* its straight line, and what is out of line; executable view */
 	struct soft_link link[SOFT_BLOCK_LINKS];
 	struct soft_link
 	    *others; /* more exits: side exits of a trace, and groups' to blocks without groups (SOFT_MODE_SINGLE) */
-	struct soft_link *in;            /* links into this block */
-	struct soft_block *page_next[2]; /* the lists of its pages */
+	struct soft_link *in;                            /* links into this block */
+	struct soft_block *page_next[2], **page_prev[2]; /* the lists of its pages; prev is NULL when it is not on it */
 };
 
 struct soft_cpu;
@@ -100,7 +99,10 @@ const struct soft_map *cache_find_map(const struct soft_block *block, const uint
 /* How often cache_insert was called: unchanged, a look-up that found nothing still would not. */
 unsigned cache_inserts(const struct soft_cache *cache);
 
-/* With the lock: room for a block being made. Returns false when the cache is full: cache_want_flush, then park. */
+/* With the lock, before each block that is made: goes on with evicting what is oldest. False when there is no room for a
+ * block until other CPUs have passed. */
+bool cache_evict(struct soft_cache *cache);
+/* With the lock: room for a block being made. Returns false when the cache is full. */
 struct soft_room {
 	uint8_t *code, *cold; /* writable view */
 	intptr_t to_exec;
@@ -132,13 +134,10 @@ struct cache_lessons cache_lessons(struct soft_cache *cache, const struct soft_b
 void cache_demote(struct soft_cache *cache, const uint8_t *pc, unsigned insn);
 void cache_promote(struct soft_cache *cache, const uint8_t *pc);
 
-/* Asks for everything to be dropped; the caller parks next. */
-void cache_want_flush(struct soft_cache *cache);
-/* A vCPU enters and leaves vcpu_run; park is called by one that holds no pointer into the cache. */
-void cache_enter(struct soft_cache *cache);
-void cache_leave(struct soft_cache *cache);
-void cache_park(struct soft_cache *cache);
-
-size_t cache_used(const struct soft_cache *cache);
+/* The vCPU holds no pointer into the cache, now: not in its return stack, exit_link or x87 state either. To be called upon
+ * SOFT_KICK_EVICT, and when it enters vcpu_run. It may hold some from then on. */
+void cache_pass(struct soft_cache *cache, struct soft_cpu *cpu);
+/* It has left vcpu_run, and holds none until it passes. */
+void cache_leave(struct soft_cache *cache, struct soft_cpu *cpu);
 
 #endif

@@ -176,7 +176,7 @@ enum {
 	SOFT_KICK_INTERRUPT = ENGINE_KICK_INTERRUPT,
 	SOFT_KICK_NMI = ENGINE_KICK_NMI,
 	SOFT_KICK_EXIT = ENGINE_KICK_EXIT,
-	SOFT_KICK_STOP = 8,  /* the engine's own: another vCPU wants the world stopped (cache.c) */
+	SOFT_KICK_EVICT = 8, /* the engine's own: it is to let go of dropped translations (cache.c) */
 	SOFT_KICK_NMI2 = 16, /* and: another NMI came before the first was taken; one is served, one is held */
 	SOFT_KICK_PASS = 32, /* and: another thread waits until the stores so far are done (dirty.c) */
 };
@@ -256,7 +256,8 @@ struct soft_cpu {
 	struct soft_vm *vm;
 	struct soft_profile *profile; /* or NULL (profile.h) */
 	unsigned index;
-	atomic_bool inside; /* vcpu_run is on the stack */
+	atomic_bool inside;   /* vcpu_run is on the stack */
+	uint64_t cache_epoch; /* when it last held no pointers into the block cache; 0: it holds none (cache.c) */
 	const struct engine_callbacks *cb;
 	void *cb_ctx;
 	struct {

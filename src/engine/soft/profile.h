@@ -35,7 +35,9 @@ enum {
 	PROFILE_COMMIT,     /* finishing one that was made on a buffer */
 	PROFILE_DELIVER,    /* an exception or interrupt through the IDT */
 	PROFILE_MMIO,       /* a device, by memory */
-	PROFILE_PARK,       /* waiting for the others, to drop all translations */
+	PROFILE_EVICT,      /* evicting translations in advance, with the cache's lock (cache.c) */
+	PROFILE_PASS,       /* letting go of those */
+	PROFILE_WAIT,       /* waiting for others to let go */
 	PROFILE_OUTSIDE,    /* not in vcpu_run: halted, or the machine's own work */
 	PROFILE_STATES
 };

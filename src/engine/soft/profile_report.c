@@ -23,7 +23,9 @@ static const char *const state_names[PROFILE_STATES] = {
 	[PROFILE_COMMIT] = "bounced stores",
 	[PROFILE_DELIVER] = "exceptions and interrupts",
 	[PROFILE_MMIO] = "devices, by memory",
-	[PROFILE_PARK] = "waiting to drop translations",
+	[PROFILE_EVICT] = "evicting translations",
+	[PROFILE_PASS] = "letting go of evicted translations",
+	[PROFILE_WAIT] = "waiting for room for translations",
 	[PROFILE_OUTSIDE] = "outside (halted)",
 };
 

@@ -141,6 +141,18 @@ static void trace_exec(struct soft_cpu *cpu)
 	soft_heavy_end(cpu);
 }
 
+/* Lets go of all translations: some are going to be evicted. */
+static void let_go(struct soft_cpu *cpu)
+{
+	atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_EVICT);
+	cpu->exit_link = NULL;
+	soft_heavy_begin(cpu);
+	soft_fpu_pointers(cpu, cpu->xsave); /* what is evicted can't be looked up later */
+	soft_heavy_end(cpu);
+	soft_returns_drop(cpu);
+	cache_pass(cpu->vm->cache, cpu);
+}
+
 static void take_nmis(struct soft_cpu *cpu)
 {
 	const uint32_t both = SOFT_KICK_NMI | SOFT_KICK_NMI2;
@@ -160,16 +172,10 @@ static bool take_events(struct soft_cpu *cpu)
 	if (kick) {
 		if (kick & SOFT_KICK_PASS)
 			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_PASS);
-		if (kick & SOFT_KICK_STOP) {
-			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_STOP);
-			cpu->exit_link = NULL;
-			soft_heavy_begin(cpu);
-			soft_fpu_pointers(cpu, cpu->xsave); /* what is dropped can't be looked up later */
-			soft_heavy_end(cpu);
-			unsigned state = profile_enter(cpu, PROFILE_PARK);
-			cache_park(cpu->vm->cache);
+		if (kick & SOFT_KICK_EVICT) {
+			unsigned state = profile_enter(cpu, PROFILE_PASS);
+			let_go(cpu);
 			profile_back(cpu, state);
-			soft_returns_drop(cpu);
 		}
 		if (kick & SOFT_KICK_EXIT) {
 			atomic_fetch_and(&cpu->kick, ~(uint32_t)SOFT_KICK_EXIT);
@@ -218,8 +224,8 @@ static void trace_block(struct soft_cpu *cpu, const struct soft_block *b)
 {
 	const uint8_t *bytes = soft_gpa_to_hva(cpu->vm, b->gpa, NULL, NULL);
 	FILE *f = cpu->vm->trace_file;
-	fprintf(f, "block %016lx gpa %lx mode %05x code %p-%p\n", b->rip, b->gpa, b->mode, (void *)b->start,
-		(void *)(uintptr_t)b->part[0].end);
+	fprintf(f, "block %016lx gpa %lx mode %05x code %p-%p\n", b->rip, b->gpa, b->mode,
+		(void *)(uintptr_t)b->part[0].start, (void *)(uintptr_t)b->part[0].end);
 	unsigned total = b->hi - (unsigned)(b->gpa & 0xfff), at = 0;
 	while (at < total) {
 		struct insn insn;
@@ -247,12 +253,37 @@ static uint32_t key_mode(const struct soft_cpu *cpu)
 	return cpu->mode | (cpu->single ? SOFT_MODE_SINGLE : 0);
 }
 
-/* Makes the block for the current RIP, which was not there when `inserts` were. NULL: exception set, or try again. */
-static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa, unsigned inserts)
+static bool has_room(struct soft_cpu *cpu)
+{
+	unsigned state = profile_enter(cpu, PROFILE_EVICT);
+	bool room = cache_evict(cpu->vm->cache);
+	profile_back(cpu, state);
+	return room;
+}
+
+/* Until there may be room for a block, others having let go. False when this CPU is wanted elsewhere. */
+static bool wait_for_room(struct soft_cpu *cpu)
+{
+	unsigned state = profile_enter(cpu, PROFILE_WAIT);
+	bool room = false;
+	while (!room && !(atomic_load(&cpu->kick) & SOFT_KICK_EXIT)) {
+		if (atomic_load(&cpu->kick) & SOFT_KICK_EVICT)
+			let_go(cpu);
+		else
+			sched_yield();
+		cache_lock(cpu->vm->cache);
+		room = cache_evict(cpu->vm->cache);
+		cache_unlock(cpu->vm->cache);
+	}
+	profile_back(cpu, state);
+	return room;
+}
+
+/* Makes the block for the current RIP, which was not there when `inserts` were. NULL: exception set; or with the reason. */
+static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa, unsigned inserts, enum translate_why *why)
 {
 	struct soft_cache *cache = cpu->vm->cache;
 	uint64_t linear = cpu->rip + ((cpu->mode & SOFT_MODE_FLAT) ? 0 : cpu->seg[ENGINE_CS].base);
-	enum translate_why why = TRANSLATE_FULL;
 	uint64_t gpa2 = ~0ULL;
 	struct soft_block *block = NULL;
 	for (int tries = 0; tries < 2; tries++) {
@@ -262,12 +293,13 @@ static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa, unsigne
 			cache_watch_page(cache, gpa);
 			if (gpa2 != ~0ULL)
 				cache_watch_page(cache, gpa2);
-			block = translate_block(cpu, gpa, gpa2, &why);
+			*why = TRANSLATE_FULL;
+			block = has_room(cpu) ? translate_block(cpu, gpa, gpa2, why) : NULL;
 			if (block && ((cpu->vm->trace & ENGINE_TRACE_ASM) || cpu->vm->perf_map))
 				tell_block(cpu, block);
 		}
 		cache_unlock(cache);
-		if (block || why != TRANSLATE_NEED_PAGE)
+		if (block || *why != TRANSLATE_NEED_PAGE)
 			break;
 		if (!soft_translate_exec(cpu, (linear | 0xfff) + 1, &gpa2)) {
 			cpu->exc.pending = true;
@@ -278,10 +310,6 @@ static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa, unsigne
 			gpa2 = ~0ULL;
 			break;
 		}
-	}
-	if (!block && why == TRANSLATE_FULL) {
-		cache_want_flush(cache);
-		cpu->exit_link = NULL;
 	}
 	return block;
 }
@@ -358,7 +386,10 @@ static struct soft_block *find_block(struct soft_cpu *cpu)
 	struct soft_block *block = cache_find(cpu->vm->cache, gpa, cpu->rip, key_mode(cpu));
 	if (!block) {
 		unsigned state = profile_enter(cpu, PROFILE_TRANSLATE);
-		block = make_block(cpu, gpa, inserts);
+		enum translate_why why;
+		do {
+			block = make_block(cpu, gpa, inserts, &why);
+		} while (!block && why == TRANSLATE_FULL && wait_for_room(cpu));
 		profile_back(cpu, state);
 	}
 	if (block && block->gpa2 && !second_page_ok(cpu, block))
@@ -550,17 +581,18 @@ void soft_run(struct soft_cpu *cpu, struct engine_run *run)
 	cpu->run = run;
 	cpu->leave = false;
 	atomic_store(&cpu->inside, true);
-	cache_enter(cpu->vm->cache);
+	cpu->exit_link = NULL;
+	soft_returns_drop(cpu);
+	cache_pass(cpu->vm->cache, cpu);
 	if (cpu->profile)
 		profile_start(cpu);
-	soft_returns_drop(cpu);
 	soft_heavy_end(cpu);
 	soft_enter(cpu);
 	soft_heavy_begin(cpu);
 	if (cpu->profile)
 		profile_stop(cpu);
 	soft_fpu_pointers(cpu, cpu->xsave);
-	cache_leave(cpu->vm->cache);
+	cache_leave(cpu->vm->cache, cpu);
 	atomic_store(&cpu->inside, false);
 	__asm__ volatile("wrgsbase %0" ::"r"(old_gs));
 	__asm__ volatile("fldcw %1\n ldmxcsr %0" ::"m"(mxcsr), "m"(fpucw));

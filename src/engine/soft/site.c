@@ -11,7 +11,8 @@ enum {
 	TOO_MANY = 8   /* such misses */
 };
 
-/* A miss of a site: true if it misses too often. */
+/* A miss of a site: true if it misses too often. Whoever has its block dropped then may wait for the cache's lock, and only asks
+ * the TLB afterwards: the page may be one that begins to be watched meanwhile. */
 static bool count(struct soft_cpu *cpu, unsigned id)
 {
 	uint32_t now = (uint32_t)__builtin_ia32_rdtsc(), since = now - cpu->slot_miss[id].when;
@@ -52,14 +53,16 @@ uint8_t *soft_slot_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t site, con
 	const struct soft_tlb_entry *entry;
 	uint64_t offset = tlb_offset(cpu, linear, how, &entry);
 
+	if (offset <= SOFT_PAGE_SIZE - (how & SOFT_HOW_SIZE) && count(cpu, id)) {
+		cache_demote(cpu->vm->cache, pc, insn);
+		offset = tlb_offset(cpu, linear, how, &entry);
+	}
 	if (offset > SOFT_PAGE_SIZE - (how & SOFT_HOW_SIZE)) {
 		uint8_t *host =
 		    profiled(cpu) ? profile_mem_miss(cpu, linear, how, soft_mem_slow) : soft_mem_slow(cpu, linear, how);
 		soft_slot_fill(cpu, id, linear, how);
 		return host;
 	}
-	if (count(cpu, id))
-		cache_demote(cpu->vm->cache, pc, insn);
 	cpu->bounce.kind = SOFT_BOUNCE_NONE;
 	uint8_t *host = (uint8_t *)(uintptr_t)(entry->host + offset);
 	soft_slot_fill(cpu, id, linear, how);
@@ -74,10 +77,12 @@ uint8_t *soft_slot_masked_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t si
 	const struct soft_tlb_entry *entry;
 	uint64_t offset = tlb_offset(cpu, linear, how, &entry);
 
+	if (offset <= SOFT_PAGE_SIZE - (how & SOFT_HOW_SIZE) && count(cpu, id)) {
+		cache_demote(cpu->vm->cache, pc, insn);
+		offset = tlb_offset(cpu, linear, how, &entry);
+	}
 	if (offset > SOFT_PAGE_SIZE - (how & SOFT_HOW_SIZE))
 		return NULL;
-	if (count(cpu, id))
-		cache_demote(cpu->vm->cache, pc, insn);
 	uint8_t *host = (uint8_t *)(uintptr_t)(entry->host + offset);
 	soft_slot_fill(cpu, id, linear, how);
 	return host;
@@ -89,16 +94,16 @@ uint8_t *soft_slot_group_miss(struct soft_cpu *cpu, uint64_t mixed, uint64_t sit
 	unsigned id = site >> 32 & 0xffff, insn = site >> 48;
 	uint64_t linear = soft_slot_address(cpu, id, mixed);
 	const struct soft_tlb_entry *entry;
-	uint64_t offset = tlb_offset(cpu, linear, how, &entry);
 	uint8_t *host;
 
+	if (count(cpu, id))
+		cache_demote(cpu->vm->cache, pc, insn);
+	uint64_t offset = tlb_offset(cpu, linear, how, &entry);
 	if (offset <= SOFT_PAGE_SIZE - (how & SOFT_HOW_SIZE))
 		host = (uint8_t *)(uintptr_t)(entry->host + offset);
 	else
 		host = profiled(cpu) ? profile_group_miss(cpu, linear, how, soft_mem_group)
 				     : soft_mem_group(cpu, linear, how);
-	if (count(cpu, id))
-		cache_demote(cpu->vm->cache, pc, insn);
 	cpu->single = !host;
 	if (host)
 		soft_slot_fill(cpu, id, linear, how);

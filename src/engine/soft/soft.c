@@ -139,8 +139,10 @@ static void soft_vm_destroy(struct engine_vm *vm)
 {
 	if (!vm)
 		return;
-	for (unsigned i = 0; i < vm->soft.regions; i++)
+	for (unsigned i = 0; i < vm->soft.regions; i++) {
 		free((void *)vm->soft.region[i].page_flags);
+		free(vm->soft.region[i].page_blocks);
+	}
 	cache_destroy(vm->soft.cache);
 	if (vm->soft.perf_map)
 		fclose(vm->soft.perf_map);
@@ -235,8 +237,12 @@ static int soft_vm_map(struct engine_vm *vm, uint64_t gpa, void *hva, uint64_t s
 		return error_set(err, -ENOSPC, "more than %d memory regions", SOFT_MAX_REGIONS);
 	struct soft_region *r = &s->region[s->regions];
 	r->page_flags = calloc(size >> 12, 1);
-	if (!r->page_flags)
+	r->page_blocks = calloc(size >> 12, sizeof(*r->page_blocks)); /* touched only for pages with code */
+	if (!r->page_flags || !r->page_blocks) {
+		free((void *)r->page_flags);
+		free(r->page_blocks);
 		return error_set(err, -ENOMEM, "out of memory");
+	}
 	r->gpa = gpa;
 	r->size = size;
 	r->hva = hva;

@@ -150,7 +150,7 @@ struct trans {
 
 static inline uint32_t trans_offset(const struct trans *t, const uint8_t *p)
 {
-	return (uint32_t)(p + t->e.to_exec - t->b->start);
+	return (uint32_t)(p + t->e.to_exec - t->b->part[0].start);
 }
 
 static inline uint64_t trans_rip(const struct trans *t, unsigned i)

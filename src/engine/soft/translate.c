@@ -271,7 +271,7 @@ static bool starts_saved(const struct trans *t)
 static void emit_entries(struct trans *t)
 {
 	struct emit *e = &t->e;
-	t->b->start = t->b->code = t->b->code_mem = (uint8_t *)(uintptr_t)emit_exec(e);
+	t->b->part[0].start = t->b->code = t->b->code_mem = (uint8_t *)(uintptr_t)emit_exec(e);
 	if (!t->live[0]) {
 		t->flags = FLAGS_DEAD;
 	} else if (starts_saved(t)) {
@@ -492,7 +492,6 @@ struct soft_block *translate_block(struct soft_cpu *cpu, uint64_t gpa, uint64_t 
 		return NULL;
 	for (unsigned i = 0; i < t->maps; i++)
 		b->map[i] = t->map[i];
-	b->part[0].start = b->start;
 	b->part[0].end = t->line_end + t->e.to_exec;
 	b->part[1].start = room.cold + t->e.to_exec;
 	b->part[1].end = t->e.p + t->e.to_exec;

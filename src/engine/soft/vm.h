@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "host/tsc.h"
 
+struct soft_block;
 struct soft_cpu;
 struct soft_cache;
 
@@ -17,7 +18,8 @@ enum { SOFT_MAX_REGIONS = 16, SOFT_MAX_VCPUS = 64 };
 struct soft_region {
 	uint64_t gpa, size;
 	uint8_t *hva;
-	_Atomic uint8_t *page_flags; /* a byte a page: SOFT_PAGE_* */
+	_Atomic uint8_t *page_flags;     /* a byte a page: SOFT_PAGE_* */
+	struct soft_block **page_blocks; /* and a list: what was translated from it (cache.c's) */
 	bool readonly;
 };
 /* A page with any of them is *watched*: no write tag for it is in a TLB, so that each store comes to soft_code_written. */
@@ -32,7 +34,7 @@ struct soft_vm {
 	struct soft_cpu *cpu[SOFT_MAX_VCPUS];
 	unsigned cpus;
 	struct soft_cache *cache;
-	bool small_cache;   /* little room for translated code: it is dropped often */
+	bool small_cache;   /* little room for translated code: it is evicted soon */
 	bool all_hot;       /* each block is translated as if it had been run often */
 	bool no_loops;      /* loops are translated as other blocks */
 	bool no_slots;      /* all memory operands are checked by the TLB */
