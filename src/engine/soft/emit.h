@@ -266,6 +266,24 @@ static inline void emit_gs_cmp64(struct emit *e, uint32_t offset, int32_t imm)
 	emit32(e, (uint32_t)imm);
 }
 
+/* imul reg, rm, imm32, of 64 bits */
+static inline void emit_imul_imm(struct emit *e, unsigned reg, unsigned rm, int32_t imm)
+{
+	emit_rex(e, 1, reg, 0, rm);
+	emit8(e, 0x69);
+	emit_modrm(e, 3, reg, rm);
+	emit32(e, (uint32_t)imm);
+}
+
+/* cmovcc reg, rm, of 64 bits */
+static inline void emit_cmov(struct emit *e, unsigned cc, unsigned reg, unsigned rm)
+{
+	emit_rex(e, 1, reg, 0, rm);
+	emit8(e, 0x0f);
+	emit8(e, 0x40 | cc);
+	emit_modrm(e, 3, reg, rm);
+}
+
 /* Group 1 with imm32: ext 0 add, 1 or, 4 and, 5 sub, 6 xor, 7 cmp */
 static inline void emit_alu_imm(struct emit *e, unsigned size, unsigned ext, unsigned reg, int32_t imm)
 {

@@ -30,6 +30,23 @@ LOOP(many,
 LOOP(chain, "movzx eax, word ptr [rbx + rax]; and eax, 0x1fff; mov [rdi], al; inc rdi; dec rcx");
 LOOP(own_code, "mov eax, [rsi]; mov [rdi + 0x1000], eax; add rsi, 4; add rdi, 4; dec rcx");
 
+/* Addresses that are sums: of what was moved, added and multiplied; with a step that is no power of two, or by a register in memory,
+ * which no other goes with; of registers that stand still and that nothing else mentions. */
+LOOP(derived,
+     "mov rax, rsi; sub rax, rdi; mov rdx, [rax + rdi + 8]; lea r14, [rdi + r8 * 4]; add [r14], edx; mov [r14 + "
+     "r8 * 2 - 6], dx; add rsi, 24; dec rcx");
+LOOP(columns, "mov rax, [rsi]; add rax, [rsi + rbx + 8]; mov [rdi], rax; add rsi, 0x300; add rdi, 40; dec rcx; jz 2f; "
+	      "cmp rsi, rbp; 2:");
+LOOP(downwards,
+     "movups xmm0, [rsi + rcx * 8]; movups [rdi + rcx * 8 + 3], xmm0; sub rax, 0x154; mov edx, [rbp + rax]; dec rcx");
+CODE64(pointer,
+       "mov r11, rsi; xor r10d, r10d; 1: mov rax, [r11]; add rax, [rbp]; xor [rdi + r10 + 4], rax; add r11, 40; "
+       "lea r10, [r10 - 24]; dec rcx; jnz 1b");
+CODE64(
+    shifted,
+    "xor eax, eax; 1: mov rdx, rax; shl rdx, 3; mov r14, [rsi + rdx]; add r14, [rbx]; add r14, [r12]; mov [rdi + rdx], "
+    "r14; add rax, 3; cmp rax, 150; jne 1b");
+
 /* Traces: branches forward that are sometimes taken, with and without anyone who needs their flags. */
 LOOP(sides, "mov rax, [rsi]; test al, 1; jz 2f; add [rsi + 8], rax; test al, 2; jz 2f; mov [rsi + 16], rax; cmp rax, "
 	    "[rsi + 24]; "
@@ -146,6 +163,11 @@ TEST(flags)
 TEST(carries)
 TEST(many)
 TEST(chain)
+TEST(derived)
+TEST(columns)
+TEST(downwards)
+TEST(pointer)
+TEST(shifted)
 TEST(sides)
 TEST(side_flags)
 TEST(side_stack)
@@ -178,7 +200,8 @@ int main(void)
 		ROW(copies),     ROW(backwards),   ROW(indexed),     ROW(vectors), ROW(strided), ROW(table),
 		ROW(in_memory),  ROW(high),        ROW(same_place),  ROW(aligned), ROW(divides), ROW(flags),
 		ROW(carries),    ROW(many),        ROW(own_code),    ROW(chain),   ROW(sides),   ROW(side_flags),
-		ROW(side_stack), ROW(side_writes), ROW(side_memory),
+		ROW(side_stack), ROW(side_writes), ROW(side_memory), ROW(derived), ROW(columns), ROW(downwards),
+		ROW(pointer),    ROW(shifted),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

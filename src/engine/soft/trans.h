@@ -5,6 +5,7 @@
  *   translate.c    decodes the block, computes flag liveness, calls the emitter of each instruction
  *   trans_mem.c    addresses, the TLB check, its slow path out of line; where the flags are
  *   trans_group.c  several accesses by one check
+ *   trans_loop.c   loops of one block; trans_stream.c: their operands
  *   trans_copy.c   instructions that are copied
  *   trans_flow.c   branches, block exits, helpers
  *   trans_misc.c   stack and data movement with a translation of its own
@@ -43,15 +44,22 @@ struct trans_stub {
 	enum flag_state before, done; /* of the flags at resume and at after */
 };
 
-/* A loop of one block (trans_loop.c). */
-enum { TRANS_LOOP_STREAMS = 6, TRANS_LOOP_BAILS = 64 };
+/* A sum of guest registers, each so many times, and a constant, modulo 2^64; or not known. */
+struct trans_sum {
+	bool known;
+	int8_t times[16];
+	int64_t plus;
+};
+
+/* A loop of one block (trans_loop.c), and its streams (trans_stream.c). */
+enum { TRANS_LOOP_STREAMS = 6, TRANS_NO_STREAM = 0xff };
 struct trans_stream {
-	uint8_t insn; /* the first operand of it */
-	uint8_t host; /* the register that holds its host address */
+	struct trans_sum start; /* the address that lo and hi count from, by the registers at an iteration's start */
+	uint8_t host;           /* the register that holds its host address, */
+	uint8_t by;             /* less this guest register's value; or EMIT_NONE */
 	bool write;
-	int stride;     /* bytes an iteration */
-	int64_t origin; /* that operand's offset from base + index * scale at the iteration's start */
-	int lo, hi;     /* what one iteration touches, from there */
+	int stride; /* bytes an iteration */
+	int lo, hi; /* what one iteration touches */
 };
 struct trans_bail {
 	uint8_t *branch;
@@ -59,14 +67,14 @@ struct trans_bail {
 	enum flag_state flags;
 };
 struct trans_loop {
-	unsigned copies, copy; /* of the body in fast code; the one under way */
-	bool fast;             /* it is fast code that is being emitted */
-	uint16_t borrowed;     /* registers */
-	unsigned streams, bails;
+	bool fast;         /* it is fast code that is being emitted */
+	uint16_t borrowed; /* registers */
+	unsigned counter;  /* one of them */
+	unsigned streams, bails, leaves;
 	struct trans_stream stream[TRANS_LOOP_STREAMS];
-	struct trans_bail bail[TRANS_LOOP_BAILS];
-	uint8_t member[64]; /* of each instruction's operand: its stream, or 0xff */
-	int offset[64];     /* ... and its offset from the stream's origin */
+	struct trans_bail bail[SOFT_BLOCK_INSNS], leave[SOFT_BLOCK_INSNS];
+	uint8_t member[SOFT_BLOCK_INSNS]; /* of each instruction's operand: its stream, or TRANS_NO_STREAM */
+	int offset[SOFT_BLOCK_INSNS];     /* ... and what to add to the stream's registers for it */
 };
 
 /* An exit that waits to be emitted out of line: a conditional branch's taken side, or a kick's. */
@@ -266,9 +274,17 @@ bool trans_writes_register(const struct insn *in, unsigned reg);
 /* Is the decoded block a loop that this file can do? Then trans_loop emits all of it. */
 bool trans_is_loop(struct trans *t);
 void trans_loop(struct trans *t);
-/* In a loop's fast code: is instruction i's operand at t->base + t->disp? Otherwise its address, in T0, is checked thus. */
+/* In a loop's fast code: is instruction i's operand at t->base + t->index + t->disp? Otherwise its address, in T0, is checked
+ * thus. */
 bool trans_loop_access(struct trans *t, unsigned i);
 void trans_loop_check(struct trans *t, unsigned i, uint32_t how);
+/* Does the instruction access memory by its operand? */
+bool trans_accesses(const struct insn *in);
+
+/* ---- trans_stream.c ---- */
+
+/* Finds the streams of a loop and gives them registers. False if it is not worth it. */
+bool trans_find_streams(struct trans *t);
 
 /* ---- trans_copy.c ---- */
 void trans_copy(struct trans *t, unsigned i);
@@ -288,6 +304,8 @@ void trans_jmp_ind(struct trans *t, unsigned i);
 void trans_call_ind(struct trans *t, unsigned i);
 /* Goes to rip by the block's link k; or to the dispatcher, at rip. */
 void trans_edge(struct trans *t, unsigned k, uint64_t rip, unsigned from);
+/* The same, forward in the page, by a link of its own. */
+void trans_side_edge(struct trans *t, uint64_t rip, unsigned from);
 void trans_dispatch(struct trans *t, uint64_t rip);
 /* Goes to the twin without groups that begins at instruction i; the flags are not in the host's. */
 void trans_to_twin(struct trans *t, unsigned i);

@@ -130,6 +130,17 @@ static struct soft_link *another_link(struct trans *t)
 	return link;
 }
 
+void trans_side_edge(struct trans *t, uint64_t rip, unsigned from)
+{
+	struct soft_link *link = another_link(t);
+	if (!link)
+		return;
+	(void)edge_checks(t, link, rip, from);
+	link->patch = emit_jmp(&t->e, true);
+	struct trans_exit *x = add_exit(t, link->patch, EXIT_SIDE, rip, from);
+	x->side = link;
+}
+
 void trans_to_twin(struct trans *t, unsigned i)
 {
 	struct emit *e = &t->e;
