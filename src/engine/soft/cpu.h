@@ -275,13 +275,13 @@ struct soft_cpu {
 	uint8_t held_vector;
 	bool checks_alignment; /* CPL 3, RFLAGS.AC and CR0.AM (soft_update_mode's own) */
 	/* tlb.c's own: which TLB entries may be in use, by SOFT_TLB_GLOBAL, so that a flush need not visit all, and
-	 * filters of the 4 MiB and 1 GiB areas that entries were made in from large and huge pages. */
+	 * filters of the 2 MiB and 1 GiB areas that entries were made in from large and huge pages, by the address' top bit. */
 	uint64_t tlb_used[SOFT_MMU_COUNT][2][SOFT_TLB_SIZE / 64];
 	uint64_t tlb_flags[SOFT_MMU_COUNT]
 			  [SOFT_TLB_SIZE]; /* gpa of the page | SOFT_TLB_GLOBAL ... in the low 12 bits */
 	uint64_t itlb_used[2][2][SOFT_ITLB_SIZE / 64];
 	uint8_t itlb_flags[2][SOFT_ITLB_SIZE];
-	uint64_t large_areas[16], huge_areas;
+	uint64_t large_areas[2][64], huge_areas[2];
 	uint64_t jc_pages[64]; /* filter: bit hash of linear pages that have jump-cache entries */
 	/* The entries in use; [1]: those of pages that are not global, which a change of address space drops. More than
 	 * there is room for: it looks at all. */

@@ -7,7 +7,8 @@
  * does not look at the kernel's). A bit may be stale, so each entry's own flags decide.
  *
  * Large pages are entered as the 4 KiB that were touched. INVLPG within one must drop them all, so the entries say that
- * they are of a large page; filters, by hash of the area, keep the INVLPGs of ordinary pages from looking for them.
+ * they are of a large page; filters, by hash of the area and one for each half of the address space, keep the INVLPGs of
+ * ordinary pages from looking for them.
  */
 #include "engine/soft/tlb.h"
 
@@ -41,32 +42,44 @@ static void jc_clear(struct soft_cpu *cpu, bool local_only)
 
 static void forget_large(struct soft_cpu *cpu)
 {
-	for (unsigned i = 0; i < 16; i++)
-		cpu->large_areas[i] = 0;
-	cpu->huge_areas = 0;
+	for (unsigned kernel = 0; kernel < 2; kernel++) {
+		for (unsigned i = 0; i < 64; i++)
+			cpu->large_areas[kernel][i] = 0;
+		cpu->huge_areas[kernel] = 0;
+	}
 }
 
 static unsigned large_bit(uint64_t linear)
 {
-	return (linear >> 22 ^ linear >> 32) & 1023;
+	return (linear >> 21 ^ linear >> 33) & 4095;
+}
+
+static unsigned huge_bit(uint64_t linear)
+{
+	return (linear >> 30 ^ linear >> 36) & 63;
 }
 
 /* May there be entries made from a large or huge page around linear? */
 static bool maybe_large(const struct soft_cpu *cpu, uint64_t linear)
 {
-	unsigned bit = large_bit(linear);
+	unsigned bit = large_bit(linear), kernel = linear >> 63;
 
-	return (cpu->large_areas[bit / 64] >> bit % 64 | cpu->huge_areas >> (linear >> 30 & 63)) & 1;
+	return (cpu->large_areas[kernel][bit / 64] >> bit % 64 | cpu->huge_areas[kernel] >> huge_bit(linear)) & 1;
 }
 
 void soft_tlb_note_large(struct soft_cpu *cpu, uint64_t linear, unsigned flags)
 {
-	unsigned bit = large_bit(linear);
+	unsigned bit = large_bit(linear), kernel = linear >> 63;
 
-	if (flags & SOFT_TLB_HUGE)
-		cpu->huge_areas |= 1ull << (linear >> 30 & 63);
-	else
-		cpu->large_areas[bit / 64] |= 1ull << bit % 64;
+	if (flags & SOFT_TLB_HUGE) {
+		cpu->huge_areas[kernel] |= 1ull << huge_bit(linear);
+		return;
+	}
+	cpu->large_areas[kernel][bit / 64] |= 1ull << bit % 64;
+	if (cpu->cr4 & CR4_PAE)
+		return;
+	bit = large_bit(linear ^ 1 << 21); /* the other half of 4 MiB */
+	cpu->large_areas[kernel][bit / 64] |= 1ull << bit % 64;
 }
 
 void soft_tlb_init(struct soft_cpu *cpu)
@@ -142,23 +155,48 @@ static uint64_t itlb_linear(uint64_t key)
 	return (uint64_t)((int64_t)(key & ~((1ull << 28) - 1)) >> 16);
 }
 
-/* Empties all entries of the large page around linear. */
+/* Of flush_large, one class's data entries. */
+static void flush_large_data(struct soft_cpu *cpu, unsigned mmu, uint64_t linear)
+{
+	for (unsigned word = 0; word < SOFT_TLB_SIZE / 64; word++) {
+		uint64_t bits = cpu->tlb_used[mmu][0][word] | cpu->tlb_used[mmu][1][word];
+		for (; bits; bits &= bits - 1) {
+			unsigned i = word * 64 + (unsigned)__builtin_ctzll(bits);
+			struct soft_tlb_entry *entry = &cpu->tlb[mmu][i];
+			uint64_t flags = cpu->tlb_flags[mmu][i];
+			if (same_page(entry->tag_read, linear, flags))
+				soft_tlb_clear(entry, i);
+			else if ((flags & (SOFT_TLB_LARGE | SOFT_TLB_HUGE)) && soft_tlb_index(entry->tag_read) == i)
+				soft_tlb_note_large(cpu, entry->tag_read, (unsigned)flags & SOFT_PAGE_MASK);
+		}
+	}
+}
+
+static void flush_large_exec(struct soft_cpu *cpu, unsigned user, uint64_t linear)
+{
+	for (unsigned word = 0; word < SOFT_ITLB_SIZE / 64; word++) {
+		uint64_t bits = cpu->itlb_used[user][0][word] | cpu->itlb_used[user][1][word];
+		for (; bits; bits &= bits - 1) {
+			unsigned i = word * 64 + (unsigned)__builtin_ctzll(bits), flags = cpu->itlb_flags[user][i];
+			uint64_t *key = &cpu->itlb_of[user][i];
+			if (same_page(itlb_linear(*key), linear, flags))
+				*key = ITLB_EMPTY;
+			else if ((flags & (SOFT_TLB_LARGE | SOFT_TLB_HUGE)) && *key != ITLB_EMPTY)
+				soft_tlb_note_large(cpu, itlb_linear(*key), flags);
+		}
+	}
+}
+
+/* Empties all entries of the large page around linear. The filters are made anew of what remains: or each INVLPG in an area
+ * that once had a large page, or whose bit such a one has, would come here. */
 static void flush_large(struct soft_cpu *cpu, uint64_t linear)
 {
 	soft_slots_flush(cpu, true);
-	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
-		for (unsigned i = 0; i < SOFT_TLB_SIZE; i++) {
-			struct soft_tlb_entry *entry = &cpu->tlb[mmu][i];
-			if (same_page(entry->tag_read, linear, cpu->tlb_flags[mmu][i]))
-				soft_tlb_clear(entry, i);
-		}
-	}
-	for (unsigned user = 0; user < 2; user++) {
-		for (unsigned i = 0; i < SOFT_ITLB_SIZE; i++) {
-			if (same_page(itlb_linear(cpu->itlb_of[user][i]), linear, cpu->itlb_flags[user][i]))
-				cpu->itlb_of[user][i] = ITLB_EMPTY;
-		}
-	}
+	forget_large(cpu);
+	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++)
+		flush_large_data(cpu, mmu, linear);
+	for (unsigned user = 0; user < 2; user++)
+		flush_large_exec(cpu, user, linear);
 	jc_clear(cpu, false);
 }
 
