@@ -75,7 +75,7 @@ void soft_slots_flush(struct soft_cpu *cpu, bool global_too)
 
 void soft_slots_flush_page(struct soft_cpu *cpu, uint64_t linear)
 {
-	unsigned n = cpu->slots_listed[0], bit = soft_jc_page_bit(linear);
+	unsigned n = cpu->slots_listed[0], kept = 0, bit = soft_jc_page_bit(linear);
 
 	if (!(cpu->slot_pages[bit / 64] >> bit % 64 & 1))
 		return;
@@ -85,10 +85,17 @@ void soft_slots_flush_page(struct soft_cpu *cpu, uint64_t linear)
 		unsigned id = cpu->slots_list[0][i];
 		uint64_t tag = slot_of(cpu, id)->tag;
 		if ((tag ^ linear) < SOFT_PAGE_SIZE)
-			empty(cpu, id);
-		else
+			empty(cpu, id), tag = EMPTY;
+		/* What an earlier program has used must not be looked at each time. */
+		if (tag == EMPTY && cpu->slot_listed[id] == 1) {
+			cpu->slot_listed[id] = 0;
+			continue;
+		}
+		cpu->slots_list[0][kept++] = (uint16_t)id;
+		if (tag != EMPTY)
 			note_page(cpu, tag);
 	}
+	cpu->slots_listed[0] = kept;
 }
 
 void soft_slots_protect(struct soft_cpu *cpu, const uint8_t *page)
