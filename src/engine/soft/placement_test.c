@@ -99,10 +99,20 @@ static void run_in(struct test_machine *m, const struct test_form *form, const s
 	out->state.cr2 = 0;
 }
 
-static bool same(const struct outcome *a, const struct outcome *b, unsigned size)
+/* SF, ZF, AF and PF are undefined after MUL and IMUL (SDM Vol. 2). Some CPUs leave them as they were before, where they are
+ * dead. */
+static uint64_t defined_flags(const struct test_form *form)
 {
+	const char *name = form->insn.row->name;
+	bool multiplies = !strcmp(name, "mul") || !strcmp(name, "imul");
+	return multiplies ? ~(uint64_t)(FLAG_SF | FLAG_ZF | FLAG_AF | FLAG_PF) : ~UINT64_C(0);
+}
+
+static bool same(const struct test_form *form, const struct outcome *a, const struct outcome *b)
+{
+	unsigned size = form->insn.mem_size;
 	return a->vector == b->vector && !memcmp(a->state.gpr, b->state.gpr, sizeof(a->state.gpr)) &&
-	       a->state.rflags == b->state.rflags && a->state.rip == b->state.rip &&
+	       !((a->state.rflags ^ b->state.rflags) & defined_flags(form)) && a->state.rip == b->state.rip &&
 	       !memcmp(a->state.xsave, b->state.xsave, 832) && !memcmp(a->bytes, b->bytes, 64 + size);
 }
 
@@ -147,7 +157,7 @@ static unsigned check_form(struct test_machine *m, unsigned bits, const struct t
 		if ((where == SPLIT || where == INTO_CODE) && (size == 1 || !first))
 			continue;
 		run_in(m, form, &state, bytes, where, first, &other);
-		if (!same(&ordinary, &other, size)) {
+		if (!same(form, &ordinary, &other)) {
 			differ(form, &ordinary, &other, where);
 			wrong++;
 		}
