@@ -36,10 +36,27 @@ def test_json(plures, kernel, initramfs, tmp_path, cpus):
     kinds = {e["kind"]: e["count"] for e in p["events"]}
     assert {"helper", "TLB flush", "exception", "interrupt"} <= set(kinds)
     assert p["counts"]["dispatched for an exit without link"] > 1000 and p["counts"]["TLB miss: empty entry"] > 100
+    # A state's stays are as many as it was left, and none is longer than the longest.
+    for name, s in p["states"].items():
+        assert s["longest_ns"] / 1000 <= s["us"] + 1 and all(int(ns) / 2 <= s["longest_ns"] + 1 for ns in s["up_to_ns"]), name
+        assert sum(s["up_to_ns"].values()) >= s["count"] // 2, name
     # A block's samples are its instructions', but for those late in a long block.
     assert p["blocks"] and sum(b["samples"] for b in p["blocks"]) <= p["in_code"] <= p["samples"]
     assert all(sum(b["at"].values()) <= b["samples"] for b in p["blocks"])
     assert {b["cpl"] for b in p["blocks"]} == {0, 3}
+
+
+def test_eviction(plures, kernel, initramfs, tmp_path):
+    """A small cache is filled again and again, and its pauses are told."""
+    file = tmp_path / "profile.json"
+    vm, said = boot(kernel, initramfs, 2, ["--profile", file, "--engine-options", "small-cache"])
+    assert vm.code == 0 and "done\n" in vm.output, said
+    p = json.loads(file.read_text())
+    evicting, passing = (p["states"][s] for s in ("evicting translations", "letting go of evicted translations"))
+    assert p["evicted"] > 20 and p["evict_cpu_ns"] > 0
+    assert evicting["count"] > 1000 and evicting["longest_ns"] > 0
+    # Each eviction asked at least the CPU that made room.
+    assert passing["count"] >= p["evicted"] // 2
 
 
 def test_text_and_symbols(plures, kernel, initramfs, tmp_path):
@@ -47,7 +64,7 @@ def test_text_and_symbols(plures, kernel, initramfs, tmp_path):
     vm, said = boot(kernel, initramfs, options=["--profile", text])
     assert vm.code == 0, said
     report = text.read_text()
-    for part in ("Time of 1 vCPUs", "Helpers", "Counts", "Blocks by samples"):
+    for part in ("Time of 1 vCPUs", "Helpers", "Pauses: ", "Counts", "Blocks by samples"):
         assert part in report
     user = re.findall(r"(?m)^ *\d+\.\d% +\d+  cpl 3  0{8}(\w{8})$", report)
     assert user, report

@@ -52,7 +52,7 @@ enum {
 	CODE_SLACK = 64 << 10,   /* what one block can take at most */
 	REGIONS = 16,
 	REGION_CODE = COLD_AT / REGIONS, /* of either part */
-	REGION_META = 3 << 19,
+	REGION_META = 9 << 18,
 	REGION_BLOCKS = 1 << 13,
 	SMALL_REGIONS = 8, /* with small_cache */
 	SMALL_REGION_CODE = 128 << 10,
@@ -87,7 +87,7 @@ struct soft_cache {
 	struct region region[REGIONS];
 	unsigned regions, current; /* how many there are, and the one being filled */
 	size_t region_code;        /* bytes of code, of either part, in each */
-	uint64_t epoch;            /* goes up whenever CPUs are asked to let go */
+	uint64_t epoch, evicted;   /* go up whenever CPUs are asked to let go, and when all of them have */
 	_Atomic unsigned inserts;
 	_Atomic(struct soft_block *) hash[1 << HASH_BITS];
 	unsigned next_slot;
@@ -541,8 +541,9 @@ static bool all_left(const struct soft_cache *cache, const struct region *r)
 	return true;
 }
 
-static void make_empty(struct region *r)
+static void make_empty(struct soft_cache *cache, struct region *r)
 {
+	cache->evicted++;
 	r->code_used = r->cold_used = r->meta_used = 0;
 	r->done = 0;
 	atomic_store(&r->blocks, 0);
@@ -564,7 +565,7 @@ static void evict(struct soft_cache *cache, struct region *r, unsigned n)
 			page_remove(r->order[r->done], 1);
 		}
 		if (r->done == r->blocks)
-			make_empty(r);
+			make_empty(cache, r);
 	}
 }
 
@@ -575,6 +576,11 @@ bool cache_evict(struct soft_cache *cache)
 	if (next->state != REGION_EMPTY)
 		evict(cache, next, room ? EVICT_AT_ONCE : UINT_MAX);
 	return room || next->state == REGION_EMPTY;
+}
+
+uint64_t cache_evicted(const struct soft_cache *cache)
+{
+	return cache->evicted;
 }
 
 void cache_pass(struct soft_cache *cache, struct soft_cpu *cpu)

@@ -102,6 +102,8 @@ unsigned cache_inserts(const struct soft_cache *cache);
 /* With the lock, before each block that is made: goes on with evicting what is oldest. False when there is no room for a
  * block until other CPUs have passed. */
 bool cache_evict(struct soft_cache *cache);
+/* How often a region was evicted. */
+uint64_t cache_evicted(const struct soft_cache *cache);
 /* With the lock: room for a block being made. Returns false when the cache is full. */
 struct soft_room {
 	uint8_t *code, *cold; /* writable view */

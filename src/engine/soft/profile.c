@@ -2,6 +2,7 @@
 /* profile.c - what happens in light code when there is a profile. */
 #include "engine/soft/profile.h"
 
+#include <sys/syscall.h>
 #include <x86intrin.h>
 
 #include "engine/soft/cache.h" /* struct soft_link */
@@ -12,8 +13,12 @@ static __attribute__((noinline)) void forget(struct soft_profile *p)
 {
 	__atomic_store_n(&p->anew, false, __ATOMIC_RELAXED);
 	p->samples = p->in_code = p->lost = 0;
-	for (unsigned i = 0; i < PROFILE_STATES; i++)
-		p->entered[i] = p->ticks[i] = 0;
+	for (unsigned i = 0; i < PROFILE_STATES; i++) {
+		p->entered[i] = p->ticks[i] = p->longest[i] = 0;
+		for (unsigned j = 0; j < PROFILE_STAYS; j++)
+			p->stays[i][j] = 0;
+	}
+	p->evict_cpu = 0;
 	for (unsigned i = 0; i < PROFILE_COUNTS; i++)
 		p->count[i] = 0;
 	for (unsigned i = 0; i <= SOFT_BOUNCE_DISCARD; i++)
@@ -29,13 +34,22 @@ static __attribute__((noinline)) void forget(struct soft_profile *p)
 	}
 }
 
+static void add_stay(struct soft_profile *p, uint64_t ticks)
+{
+	unsigned n = 64 - (unsigned)__builtin_clzll(ticks | 1);
+	p->ticks[p->state] += ticks;
+	p->stays[p->state][n < PROFILE_STAYS ? n : PROFILE_STAYS - 1]++;
+	if (p->longest[p->state] < ticks)
+		p->longest[p->state] = ticks;
+}
+
 void profile_change(struct soft_profile *p, unsigned state)
 {
 	uint64_t now = __rdtsc();
 	if (__builtin_expect(__atomic_load_n(&p->anew, __ATOMIC_RELAXED), 0))
 		forget(p);
 	else if (p->state < PROFILE_STATES)
-		p->ticks[p->state] += now - p->since;
+		add_stay(p, now - p->since);
 	else
 		p->slot[p->state - PROFILE_STATES].ticks += now - p->since;
 	p->since = now;
@@ -130,6 +144,28 @@ const void *profile_next(struct soft_cpu *cpu, const void *(*next)(struct soft_c
 		p->count[PROFILE_NEXT_UNLINKED]++;
 	profile_enter(cpu, PROFILE_CODE);
 	return code;
+}
+
+/* The calling thread's CPU time in nanoseconds; libc's own might use vector registers. */
+static uint64_t thread_time(void)
+{
+	struct timespec t;
+	long result = SYS_clock_gettime;
+	__asm__ volatile("syscall" : "+a"(result) : "D"(CLOCK_THREAD_CPUTIME_ID), "S"(&t) : "rcx", "r11", "memory");
+	return result ? 0 : (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+bool profile_evict(struct soft_cpu *cpu, bool (*evict)(struct soft_cache *cache))
+{
+	struct soft_profile *p = cpu->profile;
+	uint64_t start = thread_time();
+	unsigned state = profile_enter(cpu, PROFILE_EVICT);
+	bool room = evict(cpu->vm->cache);
+	profile_back(cpu, state);
+	uint64_t spent = thread_time() - start;
+	if (p->evict_cpu < spent)
+		p->evict_cpu = spent;
+	return room;
 }
 
 static void classify(struct soft_cpu *cpu, uint64_t linear, uint32_t how)

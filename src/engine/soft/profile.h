@@ -24,6 +24,7 @@
 #include "engine/soft/cpu.h"
 
 struct soft_block;
+struct soft_cache;
 
 /* The states; helpers have further ones, by instruction, from PROFILE_STATES on. */
 enum {
@@ -67,6 +68,7 @@ enum {
 enum {
 	PROFILE_SLOTS = 1024, /* of helpers and details, per vCPU */
 	PROFILE_BLOCKS = 8192,
+	PROFILE_STAYS = 40,       /* powers of 2 of ticks */
 	PROFILE_BLOCK_BYTES = 192 /* of a block's code that are kept and told apart */
 };
 
@@ -97,6 +99,10 @@ struct soft_profile {
 	uint64_t since; /* TSC */
 	bool anew;      /* set by another thread: forget what was so far */
 	uint64_t entered[PROFILE_STATES], ticks[PROFILE_STATES];
+	/* How long it was in a state without a change: the longest, and how often less than 2^n ticks and not less than half of that. */
+	uint64_t longest[PROFILE_STATES], stays[PROFILE_STATES][PROFILE_STAYS];
+	uint64_t
+	    evict_cpu; /* the longest eviction in nanoseconds of CPU time, which what else the host does is not in */
 	uint64_t count[PROFILE_COUNTS];
 	uint64_t bounce[SOFT_BOUNCE_DISCARD + 1]; /* how accesses ended that missed, by enum soft_bounce_kind */
 	bool after_helper;
@@ -117,6 +123,8 @@ void profile_event(struct soft_cpu *cpu, bool exception, unsigned vector, uint32
 void profile_flush(struct soft_cpu *cpu, bool global_too);
 /* soft_next, soft_mem_slow and soft_mem_group, observed. */
 const void *profile_next(struct soft_cpu *cpu, const void *(*next)(struct soft_cpu *cpu));
+/* cache_evict, observed. */
+bool profile_evict(struct soft_cpu *cpu, bool (*evict)(struct soft_cache *cache));
 typedef uint8_t *profile_access(struct soft_cpu *cpu, uint64_t linear, uint32_t how);
 uint8_t *profile_mem_miss(struct soft_cpu *cpu, uint64_t linear, uint32_t how, profile_access *slow);
 uint8_t *profile_group_miss(struct soft_cpu *cpu, uint64_t linear, uint32_t how, profile_access *slow);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/soft/cache.h"
 #include "engine/soft/disasm.h"
 #include "engine/soft/profile.h"
 #include "engine/soft/vm.h"
@@ -64,6 +65,7 @@ static const char *const kind_names[] = {
 struct sum {
 	uint64_t khz, total; /* ticks */
 	uint64_t entered[PROFILE_STATES], ticks[PROFILE_STATES];
+	uint64_t longest[PROFILE_STATES], stays[PROFILE_STATES][PROFILE_STAYS], evict_cpu, evicted;
 	uint64_t count[PROFILE_COUNTS], bounce[SOFT_BOUNCE_DISCARD + 1];
 	uint64_t samples, in_code, lost;
 	struct profile_slot *slot;
@@ -74,6 +76,11 @@ struct sum {
 static uint64_t us(const struct sum *sum, uint64_t ticks)
 {
 	return sum->khz ? ticks / sum->khz * 1000 + ticks % sum->khz * 1000 / sum->khz : 0;
+}
+
+static uint64_t ns(const struct sum *sum, uint64_t ticks)
+{
+	return sum->khz ? ticks * 1000 / sum->khz * 1000 + ticks * 1000 % sum->khz * 1000 / sum->khz : 0;
 }
 
 static uint64_t share(uint64_t part, uint64_t all)
@@ -119,7 +126,13 @@ static void add_cpu(struct sum *sum, const struct soft_profile *p)
 		sum->entered[i] += p->entered[i];
 		sum->ticks[i] += p->ticks[i];
 		sum->total += p->ticks[i];
+		if (sum->longest[i] < p->longest[i])
+			sum->longest[i] = p->longest[i];
+		for (unsigned j = 0; j < PROFILE_STAYS; j++)
+			sum->stays[i][j] += p->stays[i][j];
 	}
+	if (sum->evict_cpu < p->evict_cpu)
+		sum->evict_cpu = p->evict_cpu;
 	for (unsigned i = 0; i < PROFILE_COUNTS; i++)
 		sum->count[i] += p->count[i];
 	for (unsigned i = 0; i <= SOFT_BOUNCE_DISCARD; i++)
@@ -221,6 +234,24 @@ static void text_counts(FILE *f, const struct sum *sum)
 	}
 }
 
+static void text_pauses(FILE *f, const struct sum *sum)
+{
+	static const unsigned pauses[] = { PROFILE_EVICT, PROFILE_PASS, PROFILE_WAIT };
+	fprintf(f, "\nPauses: %lu regions evicted; how often up to so many nanoseconds, and the longest\n\n",
+		sum->evicted);
+	for (unsigned i = 0; i < sizeof(pauses) / sizeof(*pauses); i++) {
+		unsigned state = pauses[i];
+		fprintf(f, "  %s:", state_names[state]);
+		for (unsigned n = 0; n < PROFILE_STAYS; n++)
+			if (sum->stays[state][n])
+				fprintf(f, " %lu: %lu,", ns(sum, 1ul << n), sum->stays[state][n]);
+		fprintf(f, " longest %lu", ns(sum, sum->longest[state]));
+		if (state == PROFILE_EVICT)
+			fprintf(f, " (of CPU time %lu)", sum->evict_cpu);
+		fputc('\n', f);
+	}
+}
+
 static void text_listing(FILE *f, const struct profile_block *b)
 {
 	unsigned at = 0;
@@ -318,10 +349,19 @@ static void json(FILE *f, const struct sum *sum, const struct engine_profile *ho
 	fprintf(f, "{\"cpus\": %u, \"us\": %lu, \"samples\": %lu, \"in_code\": %lu, \"user\": %lu, \"lost\": %lu,\n",
 		sum->cpus, us(sum, sum->total), sum->samples, sum->in_code, user_samples(sum), sum->lost);
 	fprintf(f, " \"states\": {");
-	for (unsigned i = 0; i < PROFILE_STATES; i++)
-		fprintf(f, "%s\n  \"%s\": {\"count\": %lu, \"us\": %lu}", i ? "," : "", state_names[i], sum->entered[i],
-			us(sum, sum->ticks[i]));
-	fprintf(f, "},\n \"counts\": {");
+	for (unsigned i = 0; i < PROFILE_STATES; i++) {
+		fprintf(f, "%s\n  \"%s\": {\"count\": %lu, \"us\": %lu, \"longest_ns\": %lu, \"up_to_ns\": {",
+			i ? "," : "", state_names[i], sum->entered[i], us(sum, sum->ticks[i]),
+			ns(sum, sum->longest[i]));
+		const char *between = "";
+		for (unsigned n = 0; n < PROFILE_STAYS; n++) {
+			if (sum->stays[i][n])
+				fprintf(f, "%s\"%lu\": %lu", between, ns(sum, 1ul << n), sum->stays[i][n]);
+			between = sum->stays[i][n] ? ", " : between;
+		}
+		fprintf(f, "}}");
+	}
+	fprintf(f, "},\n \"evicted\": %lu, \"evict_cpu_ns\": %lu,\n \"counts\": {", sum->evicted, sum->evict_cpu);
 	for (unsigned i = 0; i < PROFILE_COUNTS; i++)
 		fprintf(f, "%s\n  \"%s\": %lu", i ? "," : "", count_names[i], sum->count[i]);
 	for (unsigned i = 0; i <= SOFT_BOUNCE_DISCARD; i++)
@@ -336,7 +376,7 @@ static void json(FILE *f, const struct sum *sum, const struct engine_profile *ho
 
 void profile_report(struct soft_vm *vm, const struct engine_profile *how)
 {
-	struct sum sum = { .khz = vm->tsc_khz };
+	struct sum sum = { .khz = vm->tsc_khz, .evicted = cache_evicted(vm->cache) };
 	sum.slot = calloc((size_t)PROFILE_SLOTS * (vm->cpus + 1), sizeof(*sum.slot));
 	sum.block = calloc((size_t)PROFILE_BLOCKS * (vm->cpus + 1), sizeof(*sum.block));
 	if (!sum.slot || !sum.block) {
@@ -350,6 +390,7 @@ void profile_report(struct soft_vm *vm, const struct engine_profile *how)
 			json(how->file, &sum, how);
 		} else {
 			text_times(how->file, &sum);
+			text_pauses(how->file, &sum);
 			text_counts(how->file, &sum);
 			text_blocks(how->file, &sum, how);
 		}

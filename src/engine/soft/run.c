@@ -253,14 +253,6 @@ static uint32_t key_mode(const struct soft_cpu *cpu)
 	return cpu->mode | (cpu->single ? SOFT_MODE_SINGLE : 0);
 }
 
-static bool has_room(struct soft_cpu *cpu)
-{
-	unsigned state = profile_enter(cpu, PROFILE_EVICT);
-	bool room = cache_evict(cpu->vm->cache);
-	profile_back(cpu, state);
-	return room;
-}
-
 /* Until there may be room for a block, others having let go. False when this CPU is wanted elsewhere. */
 static bool wait_for_room(struct soft_cpu *cpu)
 {
@@ -294,7 +286,8 @@ static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa, unsigne
 			if (gpa2 != ~0ULL)
 				cache_watch_page(cache, gpa2);
 			*why = TRANSLATE_FULL;
-			block = has_room(cpu) ? translate_block(cpu, gpa, gpa2, why) : NULL;
+			bool room = profiled(cpu) ? profile_evict(cpu, cache_evict) : cache_evict(cache);
+			block = room ? translate_block(cpu, gpa, gpa2, why) : NULL;
 			if (block && ((cpu->vm->trace & ENGINE_TRACE_ASM) || cpu->vm->perf_map))
 				tell_block(cpu, block);
 		}
