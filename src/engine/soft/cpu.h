@@ -225,6 +225,7 @@ struct soft_cpu {
 	uint32_t sysflags;     /* RFLAGS without the arithmetic flags (so bit 1, IF, DF, IOPL, AC, ID ...) */
 	struct engine_segment seg[ENGINE_SEGMENTS];
 	uint64_t scratch[8];         /* generated code's own spills */
+	uint64_t held[16];           /* by base register: what a group's check found (trans_group.c) */
 	const void *host_rsp;        /* the dispatcher's stack frame */
 	uint64_t *return_rsp;        /* of the return stack, while C runs */
 	uint64_t *return_bottom;     /* what it is when the stack is empty */
@@ -237,6 +238,7 @@ struct soft_cpu {
 	uint32_t pause_left;              /* PAUSEs until the host's CPU is offered to another thread */
 	uint32_t single;                  /* go on in a block without groups, once */
 	uint32_t recheck; /* a block that crosses pages found its second one out of the instruction TLB */
+	uint32_t stale;   /* something was taken out of the TLB since the dispatcher last chose a block */
 	uint32_t shadow;  /* not 0: interrupts are held off until one instruction has run (1 STI, 3 MOV SS) */
 	struct {
 		uint64_t to,
@@ -246,11 +248,12 @@ struct soft_cpu {
 	uint64_t xcr0;
 	uint32_t xsave_mask; /* components that are the guest's while it runs: SOFT_XSAVE_* */
 	uint64_t tsc_offset; /* guest TSC = host TSC + offset: IA32_TSC_ADJUST */
-	struct soft_tlb_entry tlb[SOFT_MMU_COUNT][SOFT_TLB_SIZE];
+	_Alignas(64) struct soft_tlb_entry
+	    tlb[SOFT_MMU_COUNT][SOFT_TLB_SIZE]; /* an entry is in one line of the host's caches */
 	uint64_t itlb_of[2][SOFT_ITLB_SIZE];
 	uint32_t heat[SOFT_HEATS]; /* counters of blocks that are entered, by a hash: SOFT_HOT down to 0 */
-	struct soft_slot slot[SOFT_MMU_COUNT][2][SOFT_SLOTS];
-	struct soft_jc_entry jc[SOFT_JC_SIZE];
+	_Alignas(64) struct soft_slot slot[SOFT_MMU_COUNT][2][SOFT_SLOTS];
+	_Alignas(64) struct soft_jc_entry jc[SOFT_JC_SIZE];
 
 	/* C only. */
 	struct soft_vm *vm;

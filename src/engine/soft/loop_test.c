@@ -60,6 +60,27 @@ LOOP(side_memory,
      "mov r10, [rsi]; cmp r10b, r11b; ja 2f; mov r15, [r10 * 1 + 0]; 2: mov r11, r10; mov rax, [rdi]; add rdi, 8; "
      "test al, 3; jz 3f; add [rdi], r11; 3: add rsi, 8; dec rcx");
 
+/* Groups of accesses by several registers that take turns; PUSH keeps them from being loops. */
+LOOP(
+    turns,
+    "push rax; mov rax, [rsi]; mov rdx, [rdi]; add rax, [rsi + 8]; mov [rbx], rax; add rdx, [rdi + 16]; mov [rbx + 8], "
+    "rdx; mov eax, [rsi + 24]; mov [rbx + 24], eax; pop rax; add rsi, 8; add rdi, 8; add rbx, 12; dec rcx");
+LOOP(turns_moved,
+     "mov rax, [rsi]; push qword ptr [rdi]; mov rax, [rsi + 8]; pop rdx; add rsi, 24; mov [rbx], rax; lea r8d, [rax + "
+     "rdx]; mov rdx, [rsi - 8]; mov [rbx + 8], r8; add rbx, 16; cmp rdx, [rsi]; sbb [rbx - 8], rax; dec rcx");
+LOOP(turns_in_memory,
+     "mov r15, rsi; mov r11, rdi; push r15; mov rax, [r15]; mov r10, [r11]; add r15, 8; add rax, [r15 + 8]; "
+     "mov [r11 + 8], rax; mov edx, [rbx]; add [r15 - 8], r10; add rbx, 4; mov [r11 + 16], rdx; pop r15; "
+     "lea rsi, [r15 + 12]; lea rdi, [rdi + 8]; dec rcx");
+LOOP(turns_through,
+     "push rcx; mov rax, [rsi]; mov edx, [rsi + 8]; and edx, 0x1ff8; mov rcx, [rdi]; mov rdx, [rbx + rdx]; mov "
+     "[rdi + 8], rdx; test al, 1; jz 2f; mov rax, [rsi + 16]; xor [rdi + 8], rax; mov r8, [rbp]; mov [rdi + 24], "
+     "r8; 2: pop rcx; mov [rsi + 8], eax; add rsi, 16; add rdi, 12; dec rcx");
+LOOP(turns_stack,
+     "push rax; push rdx; mov rax, [rsi]; mov [rsp + 8], rax; mov rdx, [rdi]; mov [rsp - 200], rdx; add rax, [rsp + "
+     "8]; mov [rsi + 8], rax; add rdx, [rsp - 200]; pop rax; mov [rdi + 8], rdx; pop rdx; add rsi, 8; add rdi, 8; "
+     "dec rcx");
+
 struct pair {
 	void *hot, *plain;
 };
@@ -68,7 +89,10 @@ static int setup(void **state)
 {
 	struct pair *p = calloc(1, sizeof(*p));
 	*state = p;
-	return test_setup_with(&p->hot, "all-hot") < 0 || test_setup_with(&p->plain, "no-loops,no-traces") < 0 ? -1 : 0;
+	return test_setup_with(&p->hot, "all-hot") < 0 ||
+		       test_setup_with(&p->plain, "no-loops,no-traces,no-interleave") < 0
+		   ? -1
+		   : 0;
 }
 
 static int teardown(void **state)
@@ -80,18 +104,28 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* What is mapped where the loops reach. */
-enum layout { ALL, A_PAGE_ABSENT, A_PAGE_READONLY, A_DEVICE, LAYOUTS };
+/* What is mapped where the loops reach. The flushing device takes all that is in the TLB away, and with it another page. */
+enum layout { ALL, A_PAGE_ABSENT, A_PAGE_READONLY, A_DEVICE, A_FLUSHING_DEVICE, LAYOUTS };
+
+static void flush(struct test_machine *m)
+{
+	test_put(m, PAGE_TABLE + 4 * 8, (TEST_DATA + 0x9000 + (m->mmio_count & 1) * 0x1000) | 7, 8);
+	soft_tlb_flush((struct soft_cpu *)m->vcpu, true);
+}
 
 static void prepare(struct test_machine *m, unsigned at, enum layout layout)
 {
-	static const unsigned access[LAYOUTS] = { TEST_WRITABLE, TEST_ABSENT, TEST_READONLY, TEST_WRITABLE };
+	static const unsigned access[LAYOUTS] = { TEST_WRITABLE, TEST_ABSENT, TEST_READONLY, TEST_WRITABLE,
+						  TEST_WRITABLE };
 	test_state(m);
 	for (unsigned n = 0; n < 16; n++)
 		test_page(m, n, TEST_WRITABLE);
 	test_page(m, 5, access[layout]);
+	m->touched = layout == A_FLUSHING_DEVICE ? flush : NULL;
 	if (layout == A_DEVICE)
 		test_put(m, PAGE_TABLE + 5 * 8, TEST_DEVICE | 3, 8);
+	if (layout == A_FLUSHING_DEVICE)
+		test_put(m, PAGE_TABLE + 6 * 8, TEST_DEVICE | 3, 8);
 	for (unsigned i = 0; i < 2 * SPACE; i++)
 		m->ram[TEST_DATA + i] = (uint8_t)(i * 37 + (i >> 8) * 11 + 1);
 	for (unsigned r = 0; r < 16; r++)
@@ -173,6 +207,11 @@ TEST(side_flags)
 TEST(side_stack)
 TEST(side_writes)
 TEST(side_memory)
+TEST(turns)
+TEST(turns_moved)
+TEST(turns_in_memory)
+TEST(turns_through)
+TEST(turns_stack)
 
 /* A loop that writes over itself, upwards: the copies that were laid out must not outlive the bytes. */
 static void test_own_code(void **state)
@@ -197,11 +236,14 @@ int main(void)
 {
 #define ROW(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		ROW(copies),     ROW(backwards),   ROW(indexed),     ROW(vectors), ROW(strided), ROW(table),
-		ROW(in_memory),  ROW(high),        ROW(same_place),  ROW(aligned), ROW(divides), ROW(flags),
-		ROW(carries),    ROW(many),        ROW(own_code),    ROW(chain),   ROW(sides),   ROW(side_flags),
-		ROW(side_stack), ROW(side_writes), ROW(side_memory), ROW(derived), ROW(columns), ROW(downwards),
-		ROW(pointer),    ROW(shifted),
+		ROW(copies),          ROW(backwards),     ROW(indexed),     ROW(vectors),
+		ROW(strided),         ROW(table),         ROW(in_memory),   ROW(high),
+		ROW(same_place),      ROW(aligned),       ROW(divides),     ROW(flags),
+		ROW(carries),         ROW(many),          ROW(own_code),    ROW(chain),
+		ROW(sides),           ROW(side_flags),    ROW(side_stack),  ROW(side_writes),
+		ROW(side_memory),     ROW(derived),       ROW(columns),     ROW(downwards),
+		ROW(pointer),         ROW(shifted),       ROW(turns),       ROW(turns_moved),
+		ROW(turns_in_memory), ROW(turns_through), ROW(turns_stack),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

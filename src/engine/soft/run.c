@@ -402,6 +402,7 @@ static void link_to(struct soft_cpu *cpu, struct soft_link *link, struct soft_bl
 
 static const void *next_code(struct soft_cpu *cpu)
 {
+	__atomic_store_n(&cpu->stale, 0, __ATOMIC_RELAXED); /* no group is under way */
 	for (;;) {
 		if (cpu->leave)
 			return NULL;

@@ -66,7 +66,8 @@ struct test_machine {
 		bool write;
 	} mmio[64];
 	unsigned mmio_count;
-	uint8_t *device; /* 4 KiB that the device remembers, or NULL */
+	uint8_t *device;                         /* 4 KiB that the device remembers, or NULL */
+	void (*touched)(struct test_machine *m); /* called at each access to the device, or NULL */
 };
 
 static inline void test_pio(void *ctx, uint16_t port, void *data, unsigned size, bool write)
@@ -83,6 +84,8 @@ static inline void test_mmio(void *ctx, uint64_t gpa, void *data, unsigned size,
 {
 	struct test_machine *m = ctx;
 	uint64_t value = 0;
+	if (m->touched)
+		m->touched(m);
 	if (m->device) {
 		uint8_t *at = m->device + (gpa & 0xfff);
 		memcpy(write ? (void *)at : data, write ? data : (void *)at, size);

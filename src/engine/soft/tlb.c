@@ -122,10 +122,17 @@ static void flush_exec(struct soft_cpu *cpu, unsigned user, unsigned global)
 	}
 }
 
+/* A group of accesses that is under way when C code returns must not go on by what its check found. */
+static void note_stale(struct soft_cpu *cpu)
+{
+	__atomic_store_n(&cpu->stale, 1, __ATOMIC_RELAXED);
+}
+
 void soft_tlb_flush(struct soft_cpu *cpu, bool global_too)
 {
 	if (profiled(cpu))
 		profile_flush(cpu, global_too);
+	note_stale(cpu);
 	soft_returns_drop(cpu);
 	soft_slots_flush(cpu, global_too);
 	for (unsigned global = 0; global <= global_too; global++) {
@@ -205,6 +212,7 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t linear)
 	unsigned index = soft_tlb_index(linear), bit = soft_jc_page_bit(linear);
 
 	profile_count(cpu, PROFILE_FLUSH_PAGE);
+	note_stale(cpu);
 	soft_returns_drop(cpu);
 	soft_slots_flush_page(cpu, linear);
 	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
@@ -235,6 +243,7 @@ void soft_tlb_protect(struct soft_cpu *cpu, uint64_t gpa)
 				__atomic_store_n(&cpu->tlb[mmu][i].tag_write, soft_tlb_no_tag(i), __ATOMIC_RELAXED);
 		}
 	}
+	note_stale(cpu);
 }
 
 bool soft_translate_exec(struct soft_cpu *cpu, uint64_t linear, uint64_t *gpa)

@@ -34,6 +34,7 @@ struct trans_stub {
 	uint32_t how;
 	unsigned insn;
 	bool group;
+	bool within;  /* a group goes on after it by what its own check found */
 	bool slotted; /* the check was of slot `slot` */
 	unsigned slot;
 	bool constant; /* the check was for one page, of `address`; T0 is that page's first byte at resume */
@@ -100,7 +101,7 @@ enum {
 	EXIT_RET = 105 /* of a return that the return stack does not know; rip is in T0 */
 };
 
-enum { TRANS_MAX = SOFT_BLOCK_INSNS };
+enum { TRANS_MAX = SOFT_BLOCK_INSNS, NO_GROUP = 0xff };
 
 /* What the translator does itself of what else is a helper's (translate.c's op_of). */
 enum { OP_PUSHF_INLINE = OP_COUNT, OP_RDTSC_INLINE, OP_PAUSE_INLINE };
@@ -133,6 +134,8 @@ struct trans {
 		unsigned last; /* of the group that begins at this instruction; 0 for none */
 		uint8_t base;  /* guest register */
 		bool write;
+		bool apart;    /* T0 is used for something else in between */
+		uint8_t first; /* of a member: where its group begins */
 		int16_t min;   /* lowest offset from the base, as it is at the group's start */
 		uint16_t span; /* bytes from there */
 		int16_t
@@ -141,9 +144,9 @@ struct trans {
 		bool member;
 	} group[TRANS_MAX];
 	struct trans_loop loop;
-	bool in_group;
-	unsigned group_last, group_index;
-	int group_min;
+	bool in_group;     /* T0 is held's */
+	unsigned held;     /* the group that T0 is of, by its first instruction, or NO_GROUP */
+	unsigned apart_to; /* the last instruction of the groups so far whose members are apart */
 	/* Where the access under way is made: base + index + disp. */
 	unsigned base;  /* T0, but in loops */
 	unsigned index; /* the guest's own base register, T0 being what is to be added to it; or EMIT_NONE */

@@ -5,7 +5,12 @@
  * Compilers address the stack and structs by one register and constant offsets: PUSH after PUSH, [rsp + 8], [rbx + 16].
  * A run of instructions whose accesses all lie at known offsets from one register's value is a *group*: its first access
  * checks the whole span, and the others are plain accesses by T0 (and, where it can be, that very register, so that they
- * need not wait for the check). Between them the flags stay where they are, and T0 must not be used for anything else.
+ * need not wait for the check). Between them the flags stay where they are.
+ *
+ * Other instructions may stand in between, also such as access memory by another register and have a check, or a group, of
+ * their own. These use T0 too, so what the check found is kept in cpu->held, and T0 comes back from there. Only their
+ * misses call C; should it empty the TLB (cpu->stale), they leave the block. Since such an access may fault, a group does not
+ * begin to write after one.
  *
  * The check passes only if all of the span can be read (and written, if any of the group does) in place, so nothing in
  * the group can fault on memory. When it does not - another page begins in the span, a device, code, a page that is not
@@ -162,31 +167,72 @@ static int base_of(const struct trans *t, unsigned i)
 	}
 }
 
-/* The group that begins at `first`. Returns where to look for the next one. */
-static unsigned find_group(struct trans *t, unsigned first, unsigned base)
+/* May an instruction that does not belong to a group by this register stand between those that do? */
+static bool may_stand_between(const struct trans *t, unsigned i, unsigned base)
 {
-	int at = 0, min = 0, max = 0;
+	const struct insn *in = &t->insn[i];
+	if (!t->is64 || t->cpu->vm->no_interleave || trans_fault_of(t, in) >= 0)
+		return false;
+	switch (trans_op_of(t, in)) {
+	case OP_COPY:
+	case OP_SETCC:
+	case OP_LEA:
+		return true;
+	case OP_PUSH:
+	case OP_POP:
+		return !in->mem && base != 4;
+	default:
+		return false;
+	}
+}
+
+/* Makes instruction i a member of the group that begins at `first`, if the span allows. */
+static bool add_member(struct trans *t, unsigned first, unsigned i, const struct role *r, int at)
+{
+	int lo = at + r->offset, hi = lo + (int)r->size;
+	if (i != first) {
+		int min = t->group[first].min, max = min + (int)t->group[first].span;
+		lo = min < lo ? min : lo;
+		hi = max > hi ? max : hi;
+	}
+	if (hi - lo > GROUP_SPAN)
+		return false;
+	t->group[first].min = (int16_t)lo;
+	t->group[first].span = (uint16_t)(hi - lo);
+	t->group[first].write |= r->write;
+	t->group[i].member = true;
+	t->group[i].first = (uint8_t)first;
+	t->group[i].offset = (int16_t)(at + r->offset);
+	t->group[i].disp = (int16_t)r->offset;
+	return true;
+}
+
+/* The group that begins at `first`, if there is one. */
+static void find_group(struct trans *t, unsigned first, unsigned base)
+{
+	enum { FAR = 16 };
+	int at = 0;
 	unsigned accesses = 0, last = first;
-	bool write = false, maybe = false;
-	for (unsigned i = first; i < t->n; i++) {
+	bool maybe = false, lost = false, apart = false;
+	t->group[first].write = false;
+	for (unsigned i = first; i < t->n && i - last < FAR; i++) {
 		struct role r = role_of(t, i, base);
-		/* What a trace may leave before it writes may not be writable, and must not become dirty. */
-		if (!r.fits || (maybe && r.write && !write))
+		if (!r.fits && may_stand_between(t, i, base)) {
+			r = (struct role){ .fits = true, .last = trans_writes_register(&t->insn[i], base) };
+			maybe |= trans_op_of(t, &t->insn[i]) != OP_LEA;
+			lost = true;
+		}
+		/* What may not be reached may not be writable, and must not become dirty. */
+		if (!r.fits || (maybe && r.write && !t->group[first].write))
 			break;
 		maybe |= trans_op_of(t, &t->insn[i]) == OP_JCC;
 		if (r.access) {
-			int lo = at + r.offset, hi = lo + (int)r.size;
-			int new_min = accesses && min < lo ? min : lo, new_max = accesses && max > hi ? max : hi;
-			if (new_max - new_min > GROUP_SPAN)
+			if (!add_member(t, first, i, &r, at))
 				break;
-			min = new_min;
-			max = new_max;
-			write |= r.write;
+			apart |= lost;
+			lost = false;
 			accesses++;
 			last = i;
-			t->group[i].member = true;
-			t->group[i].offset = (int16_t)lo;
-			t->group[i].disp = (int16_t)r.offset;
 		}
 		at += r.moves;
 		if (r.last)
@@ -194,14 +240,11 @@ static unsigned find_group(struct trans *t, unsigned first, unsigned base)
 	}
 	if (accesses < 2) {
 		t->group[first].member = false;
-		return first + 1;
+		return;
 	}
 	t->group[first].last = last;
 	t->group[first].base = (uint8_t)base;
-	t->group[first].write = write;
-	t->group[first].min = (int16_t)min;
-	t->group[first].span = (uint16_t)(max - min);
-	return last + 1;
+	t->group[first].apart = apart;
 }
 
 void trans_find_groups(struct trans *t)
@@ -210,11 +253,24 @@ void trans_find_groups(struct trans *t)
 		t->group[i].last = 0, t->group[i].member = false;
 	if (!t->flat || (t->b->mode & SOFT_MODE_SINGLE) || t->cpu->vm->no_groups)
 		return;
-	for (unsigned i = 0; i + 1 < t->n;) {
-		bool may = trans_fault_of(t, &t->insn[i]) < 0;
+	for (unsigned i = 0; i + 1 < t->n; i++) {
+		bool may = !t->group[i].member && trans_fault_of(t, &t->insn[i]) < 0;
 		int base = may ? base_of(t, i) : -1;
-		i = base < 0 ? i + 1 : find_group(t, i, (unsigned)base);
+		if (base >= 0)
+			find_group(t, i, (unsigned)base);
 	}
+}
+
+/* The register that a group's members are addressed by, beside T0; or EMIT_NONE, T0 being the address of its first byte. */
+static unsigned group_index(const struct trans *t, unsigned group)
+{
+	unsigned host = host_of(t->group[group].base);
+	return t->is64 && host != IN_MEMORY ? host : EMIT_NONE;
+}
+
+static uint32_t held_off(const struct trans *t, unsigned group)
+{
+	return CPU_OFF(held) + 8u * t->group[group].base;
 }
 
 static void open_group(struct trans *t, unsigned i)
@@ -225,30 +281,47 @@ static void open_group(struct trans *t, unsigned i)
 	if (host == IN_MEMORY)
 		emit_gs(&t->e, EMIT_MOV_LOAD, 8, host = T0, gpr_off(base));
 	emit_lea(&t->e, t->width, T0, host, EMIT_NONE, 1, t->group[i].min);
-	t->group_index = t->is64 && host != T0 ? host : EMIT_NONE;
-	struct trans_stub *s = trans_check(t, i, how, t->group_index, t->group[i].min);
+	struct trans_stub *s = trans_check(t, i, how, group_index(t, i), t->group[i].min);
 	if (s)
 		s->group = true;
-	t->in_group = true;
-	t->group_last = t->group[i].last;
-	t->group_min = t->group[i].min;
+	if (!t->group[i].apart)
+		return;
+	emit_gs(&t->e, EMIT_MOV_STORE, 8, T0, held_off(t, i));
+	if (t->apart_to < t->group[i].last)
+		t->apart_to = t->group[i].last;
+}
+
+/* Does instruction i leave T0 as the group under way has it? */
+static bool keeps_held(const struct trans *t, unsigned i)
+{
+	if (t->group[i].member)
+		return t->group[i].first == t->held;
+	struct role r = role_of(t, i, t->group[t->held].base);
+	return r.fits && !r.access;
 }
 
 void trans_group_step(struct trans *t, unsigned i)
 {
-	if (t->in_group && i > t->group_last)
-		t->in_group = false;
-	if (!t->in_group && t->group[i].last)
-		open_group(t, i);
+	if (t->held != NO_GROUP && (i > t->group[t->held].last || !keeps_held(t, i)))
+		t->held = NO_GROUP;
+	t->in_group = false;
+	if (t->group[i].member && t->held == NO_GROUP) {
+		t->held = t->group[i].first;
+		if (i == t->held)
+			open_group(t, i);
+		else
+			emit_gs(&t->e, EMIT_MOV_LOAD, 8, T0, held_off(t, t->held));
+	}
+	t->in_group = t->held != NO_GROUP;
 }
 
 bool trans_grouped(struct trans *t, unsigned i)
 {
 	if (t->loop.fast)
 		return trans_loop_access(t, i);
-	if (!t->in_group || i > t->group_last)
+	if (!t->in_group || !t->group[i].member)
 		return false;
-	t->index = t->group_index;
-	t->disp = t->index == EMIT_NONE ? t->group[i].offset - t->group_min : t->group[i].disp;
+	t->index = group_index(t, t->held);
+	t->disp = t->index == EMIT_NONE ? t->group[i].offset - t->group[t->held].min : t->group[i].disp;
 	return true;
 }

@@ -159,9 +159,11 @@ static struct trans_stub *new_stub(struct trans *t, unsigned i, uint32_t how)
 		return NULL;
 	}
 	struct trans_stub *s = &t->stub[t->stubs++];
-	*s = (struct trans_stub){
-		.insn = i, .how = how | t->mmu << SOFT_HOW_MMU_SHIFT, .before = t->flags, .index = EMIT_NONE
-	};
+	*s = (struct trans_stub){ .insn = i,
+				  .how = how | t->mmu << SOFT_HOW_MMU_SHIFT,
+				  .before = t->flags,
+				  .index = EMIT_NONE,
+				  .within = t->apart_to > i };
 	return s;
 }
 
@@ -406,6 +408,61 @@ static uint8_t *emit_crossing(struct trans *t, const struct trans_stub *s)
 	return emit_jcc(&t->e, CC_A, false);
 }
 
+/* The op once more, out of line. */
+static void repeat_op(struct trans *t, const struct trans_stub *s, int disp)
+{
+	t->flags = s->before;
+	t->index = s->index;
+	t->disp = disp;
+	s->op(t, s->insn);
+	assert(t->flags == s->done);
+}
+
+/* From a check of its own that another group goes on after. C code may have emptied the TLB, which ends that one. */
+static void resume_group(struct trans *t, const struct trans_stub *s)
+{
+	struct emit *e = &t->e;
+	if (!s->within) {
+		emit_jmp_to(e, s->resume);
+		return;
+	}
+	emit_gs_cmp8(e, CPU_OFF(stale), 0);
+	emit_patch(emit_jcc(e, CC_Z, false), s->resume);
+	t->flags = s->before;
+	trans_dispatch(t, trans_rip(t, s->insn));
+}
+
+/* With T0 as the op wants it. A group that goes on afterwards may have ended, as above; but the access was begun. */
+static void resume_access(struct trans *t, const struct trans_stub *s, int disp)
+{
+	struct emit *e = &t->e;
+	bool write = s->how & SOFT_HOW_WRITE;
+	uint8_t *bounced = NULL;
+
+	if (write) {
+		emit_gs_cmp8(e, CPU_OFF(bounce.kind), SOFT_BOUNCE_NONE);
+		bounced = emit_jcc(e, CC_NZ, false);
+	}
+	if (!s->within) {
+		emit_jmp_to(e, s->resume);
+	} else {
+		emit_gs_cmp8(e, CPU_OFF(stale), 0);
+		emit_patch(emit_jcc(e, CC_Z, false), s->resume);
+		repeat_op(t, s, disp);
+		trans_dispatch(t, trans_rip(t, s->insn + 1));
+	}
+	if (!write)
+		return;
+	emit_patch(bounced, e->p);
+	repeat_op(t, s, disp);
+	trans_set_rip(t, trans_rip(t, s->insn + 1));
+	emit_call_gs(e, CPU_OFF(thunk) + 8 * (t->flags == FLAGS_HOST ? SOFT_THUNK_COMMIT : SOFT_THUNK_COMMIT_MEM));
+	if (s->within)
+		trans_dispatch(t, trans_rip(t, s->insn + 1));
+	else
+		emit_jmp_to(e, s->after);
+}
+
 static void emit_stub(struct trans *t, const struct trans_stub *s)
 {
 	struct emit *e = &t->e;
@@ -452,24 +509,15 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 		emit_rr(e, EMIT_SUB, 8, T0, s->index);
 	if (disp)
 		emit_lea(e, 8, T0, T0, EMIT_NONE, 1, -disp);
-	if (!(s->how & SOFT_HOW_WRITE) || s->group) {
-		emit_jmp_to(e, s->resume);
+	if (s->group) {
+		resume_group(t, s);
 		if (crosses) {
 			emit_patch(crosses, e->p);
 			trans_to_twin(t, s->insn);
 		}
-		return;
+	} else {
+		resume_access(t, s, disp);
 	}
-	emit_gs_cmp8(e, CPU_OFF(bounce.kind), SOFT_BOUNCE_NONE);
-	emit_patch(emit_jcc(e, CC_Z, false), s->resume);
-	t->flags = s->before;
-	t->index = s->index;
-	t->disp = disp;
-	s->op(t, s->insn);
-	trans_set_rip(t, trans_rip(t, s->insn + 1));
-	emit_call_gs(e, CPU_OFF(thunk) + 8 * (t->flags == FLAGS_HOST ? SOFT_THUNK_COMMIT : SOFT_THUNK_COMMIT_MEM));
-	assert(t->flags == s->done);
-	emit_jmp_to(e, s->after);
 }
 
 void trans_emit_stubs(struct trans *t)

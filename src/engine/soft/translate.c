@@ -422,6 +422,8 @@ static bool emit_block(struct trans *t, const struct soft_room *room)
 	t->e = (struct emit){ .p = room->code, .to_exec = room->to_exec };
 	t->stubs = t->exits = t->maps = 0;
 	t->failed = t->done = t->in_group = t->loop.fast = false;
+	t->held = NO_GROUP;
+	t->apart_to = 0;
 	t->base = T0;
 	t->index = EMIT_NONE;
 	t->reserved = 0;

@@ -39,6 +39,7 @@ struct soft_vm {
 	bool no_loops;      /* loops are translated as other blocks */
 	bool no_slots;      /* all memory operands are checked by the TLB */
 	bool no_groups;     /* each access has its own check */
+	bool no_interleave; /* a group ends where another register addresses memory */
 	bool no_traces;     /* every branch ends a block */
 	bool no_avx512;     /* CPUID does not show it */
 	unsigned max_block; /* instructions in a block at most */
