@@ -520,6 +520,7 @@ static const struct cli_option options[] = {
 	  .help = "Settings of the engine's own, with commas between; for kvm: halt-poll=MICROSECONDS, slow; for soft, "
 		  "what to "
 		  "translate without, should it be suspected: no-groups, no-interleave, no-loops, no-slots, no-traces, "
+		  "no-guesses, "
 		  "one-insn; or "
 		  "in another "
 		  "way: all-hot, "

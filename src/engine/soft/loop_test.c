@@ -47,6 +47,11 @@ CODE64(
     "xor eax, eax; 1: mov rdx, rax; shl rdx, 3; mov r14, [rsi + rdx]; add r14, [rbx]; add r14, [r12]; mov [rdi + rdx], "
     "r14; add rax, 3; cmp rax, 150; jne 1b");
 
+/* A jump by way of memory, which goes to one place mostly. */
+CODE64(by_memory,
+       "mov rax, [0x407000]; 1: lea rax, [rip + 3f]; lea rdx, [rip + 4f]; test cl, 7; cmovz rax, rdx; mov [0x407000], "
+       "rax; cmp rcx, r8; jmp qword ptr [0x407000]; 3: adc r11, 1; 4: adc r10, 0; dec rcx; jnz 1b");
+
 /* Traces: branches forward that are sometimes taken, with and without anyone who needs their flags. */
 LOOP(sides, "mov rax, [rsi]; test al, 1; jz 2f; add [rsi + 8], rax; test al, 2; jz 2f; mov [rsi + 16], rax; cmp rax, "
 	    "[rsi + 24]; "
@@ -197,6 +202,7 @@ TEST(flags)
 TEST(carries)
 TEST(many)
 TEST(chain)
+TEST(by_memory)
 TEST(derived)
 TEST(columns)
 TEST(downwards)
@@ -243,7 +249,7 @@ int main(void)
 		ROW(sides),           ROW(side_flags),    ROW(side_stack),  ROW(side_writes),
 		ROW(side_memory),     ROW(derived),       ROW(columns),     ROW(downwards),
 		ROW(pointer),         ROW(shifted),       ROW(turns),       ROW(turns_moved),
-		ROW(turns_in_memory), ROW(turns_through), ROW(turns_stack),
+		ROW(turns_in_memory), ROW(turns_through), ROW(turns_stack), ROW(by_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

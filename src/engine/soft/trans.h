@@ -98,6 +98,7 @@ enum {
 	EXIT_CALL_T0 = 104 /* of an indirect call: rip is in T0 */,
 	EXIT_HOT = 106 /* the block is hot; `from` is its counter */,
 	EXIT_SIDE = 107 /* the branch is the link `side` */,
+	EXIT_OTHER = 108 /* of an indirect jump that goes elsewhere than it was thought to; rip is in T0 */,
 	EXIT_RET = 105 /* of a return that the return stack does not know; rip is in T0 */
 };
 
@@ -215,8 +216,12 @@ void trans_need_flags(struct trans *t);
 /* dst (a host register, size 4 or 8) = guest register, and back. */
 void trans_get(struct trans *t, unsigned dst, unsigned guest, unsigned size);
 void trans_set(struct trans *t, unsigned guest, unsigned src, unsigned size);
+/* Is the address of instruction i's operand the same each time, and does its page hold all of it? */
+bool trans_constant_address(const struct trans *t, unsigned i, unsigned size, uint64_t *address);
 /* dst = offset of the memory operand, without segment. Uses T1 for an index in memory. Leaves flags alone. */
 void trans_offset_of(struct trans *t, unsigned i, unsigned dst);
+/* The same cut to `size` bytes, 4 or 8. */
+void trans_offset_cut(struct trans *t, unsigned i, unsigned dst, unsigned size);
 /* T0 = linear address of instruction i's operand (flags are clobbered unless it is 64-bit and without segment). */
 void trans_linear(struct trans *t, unsigned i, uint32_t how);
 /* T0 = offset in `seg` already: makes it linear. */
@@ -312,6 +317,8 @@ void trans_side_edge(struct trans *t, uint64_t rip, unsigned from);
 void trans_dispatch(struct trans *t, uint64_t rip);
 /* Goes to the twin without groups that begins at instruction i; the flags are not in the host's. */
 void trans_to_twin(struct trans *t, unsigned i);
+/* Does the edge of instruction i, a jump, need the flags saved? */
+bool trans_saves_flags(const struct trans *t, unsigned i);
 /* Leaves for the dispatcher at rip if kicked. */
 void trans_poll(struct trans *t, uint64_t rip);
 /* Ends the block by going on at instruction n. */

@@ -13,6 +13,7 @@
  */
 #include <stddef.h>
 
+#include "engine/soft/tlb.h"
 #include "engine/soft/trans.h"
 
 enum { LOOK_AHEAD = 6 };
@@ -76,6 +77,12 @@ static void emit_link_stub(struct trans *t, struct soft_link *link)
 	emit_patch(link->patch, t->e.p);
 	emit_call_gs(&t->e, CPU_OFF(thunk) + 8 * (link->flags_mem ? SOFT_THUNK_LINK_MEM : SOFT_THUNK_LINK));
 	emit64(&t->e, (uintptr_t)link);
+}
+
+bool trans_saves_flags(const struct trans *t, unsigned i)
+{
+	uint64_t rip = trans_rip(t, i + 1) + (uint64_t)t->insn[i].imm;
+	return rip <= trans_rip(t, i) || !same_page(t, rip);
 }
 
 /* What an edge checks before its jump. Returns the branch to where it goes if rip's page is mapped elsewhere, or NULL. */
@@ -489,10 +496,41 @@ static void load_target(struct trans *t, unsigned i)
 	trans_access_operand(t, i, how, op_load_target);
 }
 
+/* Where a jump by way of a constant address goes now, which is where most such go for ever (a PLT's). */
+static bool guess_target(const struct trans *t, unsigned i, uint64_t *target)
+{
+	uint64_t address;
+	if (!t->lessons.hot || t->cpu->vm->no_guesses || !linked(t) || !t->insn[i].mem ||
+	    !trans_constant_address(t, i, 8, &address))
+		return false;
+	const struct soft_tlb_entry *entry = &t->cpu->tlb[t->mmu][soft_tlb_index(address)];
+	if (entry->tag_read != (address & ~UINT64_C(4095)))
+		return false;
+	const uint64_t *at =
+	    (const uint64_t *)(uintptr_t)(entry->addend + address); /* NOLINT(performance-no-int-to-ptr) */
+	*target = __atomic_load_n(at, __ATOMIC_RELAXED);
+	return (int64_t)(*target << 16) >> 16 == (int64_t)*target;
+}
+
 void trans_jmp_ind(struct trans *t, unsigned i)
 {
+	struct emit *e = &t->e;
+	uint64_t guess;
 	load_target(t, i);
-	indirect(t, i);
+	if (!guess_target(t, i, &guess)) {
+		indirect(t, i);
+		return;
+	}
+	trans_clobber(t, FLAG_ARITH);
+	if ((int64_t)guess == (int32_t)guess) {
+		emit_alu_imm(e, 8, 7, T0, (int32_t)guess);
+	} else {
+		emit_mov_imm(e, T1, guess);
+		emit_rr(e, EMIT_CMP, 8, T0, T1);
+	}
+	add_exit(t, emit_jcc(e, CC_NZ, false), EXIT_OTHER, 0, i);
+	trans_edge(t, 0, guess, i);
+	t->done = true;
 }
 
 void trans_call_ind(struct trans *t, unsigned i)
@@ -638,6 +676,9 @@ static void emit_exit(struct trans *t, const struct trans_exit *x)
 		break;
 	case EXIT_RET:
 		other_return(t, x->from);
+		break;
+	case EXIT_OTHER:
+		indirect(t, x->from);
 		break;
 	case EXIT_HOT:
 		emit_gs_store_imm(e, 4, CPU_OFF(heat) + 4 * x->from, SOFT_HOT);

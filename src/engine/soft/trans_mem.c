@@ -83,8 +83,12 @@ void trans_map(struct trans *t, unsigned i, unsigned special)
 
 void trans_offset_of(struct trans *t, unsigned i, unsigned dst)
 {
+	trans_offset_cut(t, i, dst, t->insn[i].addrsize == 8 ? 8 : 4);
+}
+
+void trans_offset_cut(struct trans *t, unsigned i, unsigned dst, unsigned size)
+{
 	const struct insn *in = &t->insn[i];
-	unsigned size = in->addrsize == 8 ? 8 : 4;
 	unsigned base = EMIT_NONE, index = EMIT_NONE;
 
 	if (in->base == INSN_RIP) {
@@ -309,8 +313,7 @@ static unsigned operand_register(const struct trans *t, const struct insn *in)
 	return host_of(in->base);
 }
 
-/* The address of instruction i's operand, if it is the same each time and its page holds all of it. */
-static bool constant_address(const struct trans *t, unsigned i, unsigned size, uint64_t *address)
+bool trans_constant_address(const struct trans *t, unsigned i, unsigned size, uint64_t *address)
 {
 	const struct insn *in = &t->insn[i];
 	if (!t->is64 || in->addrsize != 8 || in->seg == ENGINE_FS || in->seg == ENGINE_GS || in->index != INSN_NO_REG)
@@ -333,7 +336,7 @@ void trans_access_operand(struct trans *t, unsigned i, uint32_t how, trans_op *o
 		trans_access_by(t, i, how, reg, (int)t->insn[i].disp, op);
 		return;
 	}
-	if (t->loop.fast || !constant_address(t, i, how & SOFT_HOW_SIZE, &address)) {
+	if (t->loop.fast || !trans_constant_address(t, i, how & SOFT_HOW_SIZE, &address)) {
 		trans_linear(t, i, how);
 		trans_access(t, i, how, op);
 		return;

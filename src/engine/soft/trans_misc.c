@@ -172,10 +172,10 @@ void trans_lea(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
 	unsigned host = host_of(in->reg);
-	bool address_in_place = host != IN_MEMORY && in->opsize >= 4 && in->addrsize == in->opsize &&
-				in->base != INSN_RIP && host_of(in->base == INSN_NO_REG ? 0 : in->base) != IN_MEMORY;
+	bool address_in_place = host != IN_MEMORY && in->opsize >= 4 && in->addrsize >= 4 &&
+				(in->base > 15 || host_of(in->base) != IN_MEMORY);
 	if (address_in_place) {
-		trans_offset_of(t, i, host);
+		trans_offset_cut(t, i, host, in->opsize == 8 && in->addrsize == 8 ? 8 : 4);
 		return;
 	}
 	trans_offset_of(t, i, T0);

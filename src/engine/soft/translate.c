@@ -262,6 +262,8 @@ static bool starts_saved(const struct trans *t)
 			return true;
 		if (in->flags_read)
 			return op >= OP_FIRST_HELPER && op != OP_PUSHF_INLINE;
+		if (op == OP_JMP_IND || op == OP_CALL_IND || (op == OP_JMP && trans_saves_flags(t, i)))
+			return true;
 		if (op == OP_PUSH || op == OP_POP || op == OP_CALL || op == OP_RET || op >= OP_FIRST_HELPER)
 			return true;
 	}
