@@ -15,8 +15,8 @@
  * may still be in it, have a return to it on its return stack or hold a pointer to it; and a world that is stopped to be
  * sure of that waits for its slowest vCPU.
  *
- * The scheme: nobody waits, since it is done in advance. The cache is a ring of regions. While one is filled, the next,
- * which is the oldest, is evicted, with each block that is made a few blocks of it:
+ * The scheme: nobody waits, since it is done in advance. The cache is a ring of regions. While one is filled, the next two,
+ * which are the oldest, are evicted, with each block that is made a few blocks of them:
  *
  *   REGION_FULL      its blocks become unreachable one by one (block_kill): out of the hash and all jump caches, links undone;
  *   REGION_LEAVING   all are; the vCPUs are asked to let go (SOFT_KICK_EVICT), which each does in the dispatcher, where it holds
@@ -25,8 +25,8 @@
  *   REGION_EMPTY     it can be filled.
  *
  * So blocks are evicted in the order in which they were made, and what is still in use is soon made again.
- * A vCPU only has to wait if it has filled a whole region and another one has not come to its dispatcher meanwhile, for example because
- * the host runs something else. It waits in the dispatcher, having let go itself.
+ * A vCPU only has to wait if it has filled a region and more, and another one has not come to its dispatcher meanwhile, as a
+ * rule because the host runs something else. It waits in the dispatcher, having let go itself.
  *
  * A block dropped for another reason (a store, a lesson) lies in its region, unreachable, until that is evicted. It
  * stays on its pages' lists, so that whoever runs it and writes to its bytes is told.
@@ -36,10 +36,12 @@
 #include <assert.h>
 #include <errno.h>
 #include <limits.h>
-#include <sched.h>
+#include <linux/futex.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "engine/soft/cpu.h"
@@ -56,10 +58,12 @@ enum {
 	REGION_BLOCKS = 1 << 13,
 	SMALL_REGIONS = 8, /* with small_cache */
 	SMALL_REGION_CODE = 128 << 10,
+	EVICT_AHEAD = 2,   /* regions */
 	EVICT_AT_ONCE = 4, /* blocks, with each that is made */
 	HASH_BITS = 16,
 	LESSON_BITS = 13,
 };
+enum { LOCK_FREE, LOCK_HELD, LOCK_WAITED_FOR, LOCK_SPINS = 500 };
 
 /* One of those that are filled in turn. What of it is used stays said until it is empty. */
 struct region {
@@ -80,7 +84,9 @@ struct lesson {
 
 struct soft_cache {
 	struct soft_vm *vm;
-	atomic_int lock;
+	_Atomic uint32_t lock;   /* LOCK_* */
+	_Atomic uint32_t passes; /* of CPUs, for who waits for room */
+	uint32_t waiting;        /* how many do */
 	uint8_t *write_view, *exec_view;
 	uint8_t *meta;
 	struct soft_block **order; /* the regions', one after the other */
@@ -96,21 +102,30 @@ struct soft_cache {
 
 enum { META_SIZE = REGIONS * REGION_META, ORDER_SIZE = REGIONS * REGION_BLOCKS * sizeof(struct soft_block *) };
 
+static void futex(_Atomic uint32_t *at, int what, uint32_t value, const struct timespec *timeout)
+{
+	syscall(SYS_futex, at, what | FUTEX_PRIVATE_FLAG, value, timeout, NULL, 0);
+}
+
+/* It is held for some microseconds as a rule, so spinning for that long comes first; but not with sched_yield, which costs a
+ * thread its whole turn, and that is long when the host has much to do. */
 void cache_lock(struct soft_cache *cache)
 {
-	unsigned spins = 0;
-	while (atomic_exchange_explicit(&cache->lock, 1, memory_order_acquire)) {
-		do {
-			if (++spins % 256 == 0)
-				sched_yield();
-			__builtin_ia32_pause();
-		} while (atomic_load_explicit(&cache->lock, memory_order_relaxed));
+	for (unsigned spins = 0; spins < LOCK_SPINS; spins++) {
+		uint32_t expected = LOCK_FREE;
+		if (atomic_compare_exchange_weak_explicit(&cache->lock, &expected, LOCK_HELD, memory_order_acquire,
+							  memory_order_relaxed))
+			return;
+		__builtin_ia32_pause();
 	}
+	while (atomic_exchange_explicit(&cache->lock, LOCK_WAITED_FOR, memory_order_acquire) != LOCK_FREE)
+		futex(&cache->lock, FUTEX_WAIT, LOCK_WAITED_FOR, NULL);
 }
 
 void cache_unlock(struct soft_cache *cache)
 {
-	atomic_store_explicit(&cache->lock, 0, memory_order_release);
+	if (atomic_exchange_explicit(&cache->lock, LOCK_FREE, memory_order_release) == LOCK_WAITED_FOR)
+		futex(&cache->lock, FUTEX_WAKE, 1, NULL);
 }
 
 int cache_create(struct soft_cache **out, struct soft_vm *vm, struct error *err)
@@ -242,16 +257,17 @@ static bool region_has_room(const struct soft_cache *cache, const struct region 
 	       r->meta_used + CODE_SLACK <= REGION_META && r->blocks < REGION_BLOCKS;
 }
 
-static struct region *region_next(struct soft_cache *cache)
+/* The region to be filled n regions from now. */
+static struct region *region_ahead(struct soft_cache *cache, unsigned n)
 {
-	return &cache->region[(cache->current + 1) % cache->regions];
+	return &cache->region[(cache->current + n) % cache->regions];
 }
 
 bool cache_room(struct soft_cache *cache, struct soft_room *room)
 {
 	struct region *r = &cache->region[cache->current];
 	if (!region_has_room(cache, r)) {
-		struct region *next = region_next(cache);
+		struct region *next = region_ahead(cache, 1);
 		if (next->state != REGION_EMPTY)
 			return false;
 		r->state = REGION_FULL;
@@ -571,11 +587,10 @@ static void evict(struct soft_cache *cache, struct region *r, unsigned n)
 
 bool cache_evict(struct soft_cache *cache)
 {
-	struct region *next = region_next(cache);
-	bool room = region_has_room(cache, &cache->region[cache->current]);
-	if (next->state != REGION_EMPTY)
-		evict(cache, next, room ? EVICT_AT_ONCE : UINT_MAX);
-	return room || next->state == REGION_EMPTY;
+	bool room = region_has_room(cache, region_ahead(cache, 0));
+	for (unsigned n = 1; n <= EVICT_AHEAD; n++)
+		evict(cache, region_ahead(cache, n), room || n > 1 ? EVICT_AT_ONCE : UINT_MAX);
+	return room || region_ahead(cache, 1)->state == REGION_EMPTY;
 }
 
 uint64_t cache_evicted(const struct soft_cache *cache)
@@ -583,18 +598,42 @@ uint64_t cache_evicted(const struct soft_cache *cache)
 	return cache->evicted;
 }
 
-void cache_pass(struct soft_cache *cache, struct soft_cpu *cpu)
+static void pass(struct soft_cache *cache, struct soft_cpu *cpu, bool leaves)
 {
 	cache_lock(cache);
-	cpu->cache_epoch = cache->epoch;
+	cpu->cache_epoch = leaves ? 0 : cache->epoch;
+	atomic_store(&cache->passes, cache->passes + 1);
+	bool wake = cache->waiting;
 	cache_unlock(cache);
+	if (wake)
+		futex(&cache->passes, FUTEX_WAKE, INT_MAX, NULL);
+}
+
+void cache_pass(struct soft_cache *cache, struct soft_cpu *cpu)
+{
+	pass(cache, cpu, false);
 }
 
 void cache_leave(struct soft_cache *cache, struct soft_cpu *cpu)
 {
+	pass(cache, cpu, true);
+}
+
+bool cache_wait(struct soft_cache *cache)
+{
+	static const struct timespec no_longer = { .tv_nsec = 1000000 }; /* than until this CPU's kicks are looked at */
 	cache_lock(cache);
-	cpu->cache_epoch = 0;
+	bool room = cache_evict(cache);
+	uint32_t passes = cache->passes;
+	cache->waiting += !room;
 	cache_unlock(cache);
+	if (room)
+		return true;
+	futex(&cache->passes, FUTEX_WAIT, passes, &no_longer);
+	cache_lock(cache);
+	cache->waiting--;
+	cache_unlock(cache);
+	return false;
 }
 
 unsigned cache_inserts(const struct soft_cache *cache)

@@ -9,7 +9,7 @@
  * blocks are evicted, in advance, to make room (cache.c says how).
  *
  * Locking: `lock` guards all but the hash chains, which are read without it. What a vCPU found stays in memory until it passes the
- * next time (cache_pass), so a stale read finds a dead block at worst. Light code may take it: it is a spin lock.
+ * next time (cache_pass), so a stale read finds a dead block at worst. Light code may take it.
  */
 #ifndef PLURES_ENGINE_SOFT_CACHE_H
 #define PLURES_ENGINE_SOFT_CACHE_H
@@ -102,6 +102,8 @@ unsigned cache_inserts(const struct soft_cache *cache);
 /* With the lock, before each block that is made: goes on with evicting what is oldest. False when there is no room for a
  * block until other CPUs have passed. */
 bool cache_evict(struct soft_cache *cache);
+/* Without the lock: the same, and waits a little for others to pass when there is none. */
+bool cache_wait(struct soft_cache *cache);
 /* How often a region was evicted. */
 uint64_t cache_evicted(const struct soft_cache *cache);
 /* With the lock: room for a block being made. Returns false when the cache is full. */

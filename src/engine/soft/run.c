@@ -261,11 +261,7 @@ static bool wait_for_room(struct soft_cpu *cpu)
 	while (!room && !(atomic_load(&cpu->kick) & SOFT_KICK_EXIT)) {
 		if (atomic_load(&cpu->kick) & SOFT_KICK_EVICT)
 			let_go(cpu);
-		else
-			sched_yield();
-		cache_lock(cpu->vm->cache);
-		room = cache_evict(cpu->vm->cache);
-		cache_unlock(cpu->vm->cache);
+		room = cache_wait(cpu->vm->cache);
 	}
 	profile_back(cpu, state);
 	return room;
