@@ -519,7 +519,8 @@ static const struct cli_option options[] = {
 	  .value = "LIST",
 	  .help = "Settings of the engine's own, with commas between; for kvm: halt-poll=MICROSECONDS, slow; for soft, "
 		  "what to "
-		  "translate without, should it be suspected: no-groups, no-interleave, no-loops, no-slots, no-traces, "
+		  "translate without, should it be suspected: no-groups, no-interleave, no-loops, no-revive, no-slots, "
+		  "no-traces, "
 		  "no-guesses, "
 		  "one-insn; or "
 		  "in another "

@@ -28,6 +28,13 @@
  * A vCPU only has to wait if it has filled a region and more, and another one has not come to its dispatcher meanwhile, as a
  * rule because the host runs something else. It waits in the dispatcher, having let go itself.
  *
+ * Blocks laid aside. Data and code in one page, or code that is made again and again as it was (a compiler's output, a JIT's stubs):
+ * what a store has dropped is often wanted again with the same bytes. So where that happens, what is translated is translated from a
+ * copy of the page, of which the block keeps the bytes that it depends on; when a store drops it, it is laid aside, and it
+ * is revived instead of being translated again if memory holds those bytes once more. (From a copy, since
+ * another vCPU may write while we translate: that store drops the block as soon as we are done, whatever we have seen of
+ * it, and the kept bytes must be those that were translated.)
+ *
  * A block dropped for another reason (a store, a lesson) lies in its region, unreachable, until that is evicted. It
  * stays on its pages' lists, so that whoever runs it and writes to its bytes is told.
  */
@@ -47,6 +54,7 @@
 #include "engine/soft/cpu.h"
 #include "engine/soft/emit.h"
 #include "engine/soft/slots.h"
+#include "engine/soft/unaligned.h"
 
 enum {
 	CODE_SIZE = 32 << 20,
@@ -62,6 +70,9 @@ enum {
 	EVICT_AT_ONCE = 4, /* blocks, with each that is made */
 	HASH_BITS = 16,
 	LESSON_BITS = 13,
+	ASIDE_BITS = 14,
+	WRITTEN_BITS = 15,
+	KEPT_BYTES = 1024, /* of what a block depends on, at most */
 };
 enum { LOCK_FREE, LOCK_HELD, LOCK_WAITED_FOR, LOCK_SPINS = 500 };
 
@@ -98,6 +109,9 @@ struct soft_cache {
 	_Atomic(struct soft_block *) hash[1 << HASH_BITS];
 	unsigned next_slot;
 	struct lesson lesson[1 << LESSON_BITS];
+	struct soft_block *aside[1 << ASIDE_BITS]; /* by hash_of */
+	uint64_t
+	    pages_written[1 << (WRITTEN_BITS - 6)]; /* whose blocks a store has dropped: a bit each, by page number */
 };
 
 enum { META_SIZE = REGIONS * REGION_META, ORDER_SIZE = REGIONS * REGION_BLOCKS * sizeof(struct soft_block *) };
@@ -351,6 +365,15 @@ static void page_remove(struct soft_block *block, unsigned which)
 	block->page_prev[which] = NULL;
 }
 
+static void hash_add(struct soft_cache *cache, struct soft_block *block)
+{
+	_Atomic(struct soft_block *) *head = &cache->hash[hash_of(block->gpa, block->rip, block->mode)];
+	atomic_store_explicit(&block->hash_next, atomic_load_explicit(head, memory_order_relaxed),
+			      memory_order_relaxed);
+	atomic_store_explicit(head, block, memory_order_release);
+	atomic_store_explicit(&cache->inserts, cache->inserts + 1, memory_order_release);
+}
+
 void cache_insert(struct soft_cache *cache, struct soft_block *block, const uint8_t *code_end, const uint8_t *cold_end)
 {
 	struct region *r = &cache->region[cache->current];
@@ -363,11 +386,7 @@ void cache_insert(struct soft_cache *cache, struct soft_block *block, const uint
 	r->order[r->blocks] = block;
 	/* They have no other writer, and a locked operation would wait for all of the block's stores. */
 	atomic_store_explicit(&r->blocks, r->blocks + 1, memory_order_release);
-	_Atomic(struct soft_block *) *head = &cache->hash[hash_of(block->gpa, block->rip, block->mode)];
-	atomic_store_explicit(&block->hash_next, atomic_load_explicit(head, memory_order_relaxed),
-			      memory_order_relaxed);
-	atomic_store_explicit(head, block, memory_order_release);
-	atomic_store_explicit(&cache->inserts, cache->inserts + 1, memory_order_release);
+	hash_add(cache, block);
 }
 
 static void unlink_one(struct soft_link *link)
@@ -495,6 +514,67 @@ static bool block_overlaps(const struct soft_block *b, uint64_t page_gpa, unsign
 	return b->gpa2 == page_gpa && b->gpa2 && lo < b->hi2;
 }
 
+/* ---- Blocks laid aside ---- */
+
+static struct soft_block **aside_of(struct soft_cache *cache, uint64_t gpa, uint64_t rip, uint32_t mode)
+{
+	return &cache->aside[hash_of(gpa, rip, mode) >> (HASH_BITS - ASIDE_BITS)];
+}
+
+static uint64_t *written_word(struct soft_cache *cache, uint64_t gpa)
+{
+	return &cache->pages_written[gpa >> 18 & ((1 << (WRITTEN_BITS - 6)) - 1)];
+}
+
+bool cache_keeps_bytes(struct soft_cache *cache, uint64_t gpa)
+{
+	return !cache->vm->no_revive && *written_word(cache, gpa) >> (gpa >> 12 & 63) & 1;
+}
+
+void cache_keep_bytes(struct soft_cache *cache, struct soft_block *block, const uint8_t *page)
+{
+	unsigned size = block->hi - block->lo;
+	uint8_t *bytes = size <= KEPT_BYTES && !block->gpa2 ? cache_alloc(cache, size) : NULL;
+	for (unsigned i = 0; bytes && i < size; i++)
+		bytes[i] = page[block->lo + i];
+	block->bytes = bytes;
+}
+
+static bool bytes_are_back(const struct soft_block *b, const uint8_t *page)
+{
+	unsigned size = b->hi - b->lo, i = 0;
+	for (; i + 8 <= size; i += 8)
+		if (unaligned_load(b->bytes + i, 8) != unaligned_load(page + b->lo + i, 8))
+			return false;
+	for (; i < size; i++)
+		if (b->bytes[i] != page[b->lo + i])
+			return false;
+	return true;
+}
+
+struct soft_block *cache_revive(struct soft_cache *cache, uint64_t gpa, uint64_t rip, uint32_t mode)
+{
+	struct soft_block **aside = aside_of(cache, gpa, rip, mode), *b = *aside;
+	if (!b || b->gpa != gpa || b->rip != rip || b->mode != mode ||
+	    !bytes_are_back(b, soft_gpa_to_hva(cache->vm, gpa & ~0xfffULL, NULL, NULL)))
+		return NULL;
+	*aside = NULL;
+	b->dead = false;
+	page_add(cache, gpa, b, 0);
+	hash_add(cache, b);
+	return b;
+}
+
+/* What was translated from bytes that have been written to. */
+static void drop_written(struct soft_cache *cache, struct soft_block *b)
+{
+	bool was_dead = b->dead;
+	block_kill(cache, b);
+	*written_word(cache, b->gpa) |= UINT64_C(1) << (b->gpa >> 12 & 63);
+	if (!was_dead && b->bytes)
+		*aside_of(cache, b->gpa, b->rip, b->mode) = b;
+}
+
 static bool page_written(struct soft_cache *cache, uint64_t page_gpa, unsigned lo, unsigned hi)
 {
 	struct soft_block *next;
@@ -504,7 +584,7 @@ static bool page_written(struct soft_cache *cache, uint64_t page_gpa, unsigned l
 		next = b->page_next[which];
 		if (!block_overlaps(b, page_gpa, lo, hi))
 			continue;
-		block_kill(cache, b);
+		drop_written(cache, b);
 		page_remove(b, which);
 		any = true; /* of a dead block, too: the store may be its own */
 	}
@@ -564,14 +644,20 @@ static void make_empty(struct soft_cache *cache, struct region *r)
 	r->done = 0;
 	atomic_store(&r->blocks, 0);
 	r->state = REGION_EMPTY;
+	for (unsigned i = 0; i < 1 << (WRITTEN_BITS - 6); i++)
+		cache->pages_written[i] = 0;
 }
 
 /* Goes on with the eviction of a region, by up to n blocks. */
 static void evict(struct soft_cache *cache, struct region *r, unsigned n)
 {
 	if (r->state == REGION_FULL) {
-		for (; n && r->done < r->blocks; n--)
-			block_kill(cache, r->order[r->done++]);
+		for (; n && r->done < r->blocks; n--) {
+			struct soft_block *b = r->order[r->done++], **aside = aside_of(cache, b->gpa, b->rip, b->mode);
+			block_kill(cache, b);
+			if (*aside == b)
+				*aside = NULL;
+		}
 		if (r->done == r->blocks)
 			ask_to_leave(cache, r);
 	}

@@ -75,7 +75,8 @@ struct soft_block {
 	struct soft_link link[SOFT_BLOCK_LINKS];
 	struct soft_link
 	    *others; /* more exits: side exits of a trace, and groups' to blocks without groups (SOFT_MODE_SINGLE) */
-	struct soft_link *in;                            /* links into this block */
+	struct soft_link *in; /* links into this block */
+	const uint8_t *bytes; /* of the first page, [lo, hi), if it may be laid aside (cache_revive), else NULL */
 	struct soft_block *page_next[2], **page_prev[2]; /* the lists of its pages; prev is NULL when it is not on it */
 };
 
@@ -122,6 +123,14 @@ void cache_insert(struct soft_cache *cache, struct soft_block *block, const uint
 /* With the lock: marks the page as holding code and makes all vCPUs' stores to it take the slow path. To be called
  * before its bytes are read for translation. */
 void cache_watch_page(struct soft_cache *cache, uint64_t gpa);
+
+/* With the lock, after cache_watch_page: the block with this key that a store has dropped, entered again; or NULL if there is none
+ * or the bytes that it was made from are not back. */
+struct soft_block *cache_revive(struct soft_cache *cache, uint64_t gpa, uint64_t rip, uint32_t mode);
+/* With the lock: is a block from this page to keep its bytes for that? Then it is to be made from a copy of the page, and this copies
+ * what it depends on. */
+bool cache_keeps_bytes(struct soft_cache *cache, uint64_t gpa);
+void cache_keep_bytes(struct soft_cache *cache, struct soft_block *block, const uint8_t *page);
 
 /* With the lock: makes `link` jump to `to` (whose first page has the number in `gpa`), unless either is dead. */
 void cache_link(struct soft_cache *cache, struct soft_link *link, struct soft_block *to);

@@ -267,6 +267,17 @@ static bool wait_for_room(struct soft_cpu *cpu)
 	return room;
 }
 
+/* With the lock. */
+static struct soft_block *new_block(struct soft_cpu *cpu, uint64_t gpa, uint64_t gpa2, enum translate_why *why)
+{
+	*why = TRANSLATE_FULL;
+	bool room = profiled(cpu) ? profile_evict(cpu, cache_evict) : cache_evict(cpu->vm->cache);
+	struct soft_block *block = room ? translate_block(cpu, gpa, gpa2, why) : NULL;
+	if (block && ((cpu->vm->trace & ENGINE_TRACE_ASM) || cpu->vm->perf_map))
+		tell_block(cpu, block);
+	return block;
+}
+
 /* Makes the block for the current RIP, which was not there when `inserts` were. NULL: exception set; or with the reason. */
 static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa, unsigned inserts, enum translate_why *why)
 {
@@ -281,12 +292,10 @@ static struct soft_block *make_block(struct soft_cpu *cpu, uint64_t gpa, unsigne
 			cache_watch_page(cache, gpa);
 			if (gpa2 != ~0ULL)
 				cache_watch_page(cache, gpa2);
-			*why = TRANSLATE_FULL;
-			bool room = profiled(cpu) ? profile_evict(cpu, cache_evict) : cache_evict(cache);
-			block = room ? translate_block(cpu, gpa, gpa2, why) : NULL;
-			if (block && ((cpu->vm->trace & ENGINE_TRACE_ASM) || cpu->vm->perf_map))
-				tell_block(cpu, block);
+			block = cache_revive(cache, gpa, cpu->rip, key_mode(cpu));
 		}
+		if (!block)
+			block = new_block(cpu, gpa, gpa2, why);
 		cache_unlock(cache);
 		if (block || *why != TRANSLATE_NEED_PAGE)
 			break;

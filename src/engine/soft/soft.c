@@ -162,9 +162,9 @@ static bool has_option(const char *options, const char *name)
 }
 
 /* What can be switched off, to find what is wrong or what it buys. */
-static const char *const option_names[] = { "one-insn",      "all-hot",     "no-avx512", "no-groups",
-					    "no-interleave", "no-loops",    "no-slots",  "no-traces",
-					    "no-guesses",    "small-cache", "perf-map" };
+static const char *const option_names[] = { "one-insn",      "all-hot",    "no-avx512",   "no-groups",
+					    "no-interleave", "no-loops",   "no-revive",   "no-slots",
+					    "no-traces",     "no-guesses", "small-cache", "perf-map" };
 
 static int check_options(const char *options, struct error *err)
 {
@@ -175,12 +175,12 @@ static int check_options(const char *options, struct error *err)
 		for (unsigned i = 0; i < sizeof(option_names) / sizeof(*option_names); i++)
 			known |= n == strlen(option_names[i]) && !strncmp(p, option_names[i], n);
 		if (!known)
-			return error_set(
-			    err, -EINVAL,
-			    "unknown option '%.*s' of the soft engine (it has one-insn, all-hot, "
-			    "no-avx512, no-groups, no-interleave, no-loops, no-slots, no-traces, no-guesses, "
-			    "small-cache, perf-map)",
-			    (int)n, p);
+			return error_set(err, -EINVAL,
+					 "unknown option '%.*s' of the soft engine (it has one-insn, all-hot, "
+					 "no-avx512, no-groups, no-interleave, no-loops, no-revive, no-slots, "
+					 "no-traces, no-guesses, "
+					 "small-cache, perf-map)",
+					 (int)n, p);
 		p += n + (p[n] == ',');
 	}
 	return 0;
@@ -213,6 +213,7 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_config *co
 	s->no_slots = has_option(config->options, "no-slots");
 	s->no_interleave = has_option(config->options, "no-interleave");
 	s->no_guesses = has_option(config->options, "no-guesses");
+	s->no_revive = has_option(config->options, "no-revive");
 	s->no_traces = has_option(config->options, "no-traces");
 	s->no_groups = has_option(config->options, "no-groups");
 	s->no_avx512 = has_option(config->options, "no-avx512");

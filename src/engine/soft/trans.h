@@ -154,7 +154,8 @@ struct trans {
 	int disp;
 	uint16_t reserved; /* registers that an op must not borrow */
 	struct cache_lessons lessons;
-	const uint8_t *page; /* the first page's bytes */
+	const uint8_t *page; /* the first page's bytes: in memory, or */
+	uint8_t copy[4096];  /* as they were when we began */
 	uint8_t *line_end;   /* of the straight line */
 	bool failed;         /* out of memory for what the block needs */
 	bool done;           /* the block's end has been emitted */

@@ -450,6 +450,13 @@ static bool emit_block(struct trans *t, const struct soft_room *room)
 	return !t->failed;
 }
 
+static const uint8_t *copy_page(struct trans *t)
+{
+	for (unsigned i = 0; i < sizeof(t->copy); i += 8)
+		unaligned_store(t->copy + i, 8, unaligned_load(t->page + i, 8));
+	return t->copy;
+}
+
 struct soft_block *translate_block(struct soft_cpu *cpu, uint64_t gpa, uint64_t gpa2, enum translate_why *why)
 {
 	struct soft_cache *cache = cpu->vm->cache;
@@ -477,6 +484,9 @@ struct soft_block *translate_block(struct soft_cpu *cpu, uint64_t gpa, uint64_t 
 		 : cpu->mode & SOFT_MODE_AC       ? SOFT_MMU_KERNEL_AC
 						  : SOFT_MMU_KERNEL;
 	t->page = soft_gpa_to_hva(cpu->vm, gpa & ~0xfffULL, NULL, NULL);
+	bool keep = cache_keeps_bytes(cache, gpa);
+	if (keep)
+		t->page = copy_page(t);
 
 	unsigned max = cpu->mode & SOFT_MODE_STEP ? 1 : cpu->vm->max_block;
 	do {
@@ -499,6 +509,8 @@ struct soft_block *translate_block(struct soft_cpu *cpu, uint64_t gpa, uint64_t 
 	b->part[0].end = t->line_end + t->e.to_exec;
 	b->part[1].start = room.cold + t->e.to_exec;
 	b->part[1].end = t->e.p + t->e.to_exec;
+	if (keep)
+		cache_keep_bytes(cache, b, t->page);
 	cache_insert(cache, b, t->line_end, t->e.p);
 	return b;
 }
