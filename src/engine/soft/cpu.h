@@ -110,7 +110,7 @@ static inline unsigned soft_jc_page_bit(uint64_t rip)
  * host's RET, so the host predicts it. What a return address was worth ends with a change of mode, of mappings or of
  * the block cache: soft_returns_drop. Its bottom holds an address that is not canonical and soft_return_bottom, for
  * whoever returns there nevertheless; below its end is a page that faults, upon which everything on it is forgotten. */
-enum { SOFT_RETURNS = 512, SOFT_RETURN_GUARD = 4096 };
+enum { SOFT_RETURNS = 65536, SOFT_RETURN_GUARD = 4096 };
 #define SOFT_RETURN_NONE 0x8000c0de00000000u
 
 /* The mode: everything that the meaning of the same bytes at the same address depends on; part of a block's key. */

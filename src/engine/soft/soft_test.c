@@ -168,10 +168,10 @@ static void test_deep_recursion(void **state)
 {
 	struct machine *m = *state;
 	assert_int_equal(soft_signals_init(&(struct error){ 0 }), 0); /* cmocka has taken the signals since setup */
-	/* mov ecx,20000; xor eax,eax; call f; jmp 2f; f: dec ecx; jz 1f; call f; 1: inc eax; ret; 2: */
-	RUN(m, 0xb9, 0x20, 0x4e, 0, 0, 0x31, 0xc0, 0xe8, 2, 0, 0, 0, 0xeb, 12, 0xff, 0xc9, 0x74, 5, 0xe8, 0xf7, 0xff,
+	/* mov ecx,150000; xor eax,eax; call f; jmp 2f; f: dec ecx; jz 1f; call f; 1: inc eax; ret; 2: */
+	RUN(m, 0xb9, 0xf0, 0x49, 2, 0, 0x31, 0xc0, 0xe8, 2, 0, 0, 0, 0xeb, 12, 0xff, 0xc9, 0x74, 5, 0xe8, 0xf7, 0xff,
 	    0xff, 0xff, 0xff, 0xc0, 0xc3);
-	assert_int_equal(m->state.gpr[0], 20000);
+	assert_int_equal(m->state.gpr[0], 150000);
 	assert_int_equal(m->state.gpr[4], STACK);
 }
 
