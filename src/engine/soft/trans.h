@@ -34,8 +34,9 @@ struct trans_stub {
 	uint32_t how;
 	unsigned insn;
 	bool group;
-	bool within;  /* a group goes on after it by what its own check found */
-	bool slotted; /* the check was of slot `slot` */
+	uint8_t t1, t1_after; /* the guest registers that T1 holds at resume and at after, as trans.in_t1 */
+	bool within;          /* a group goes on after it by what its own check found */
+	bool slotted;         /* the check was of slot `slot` */
 	unsigned slot;
 	bool constant; /* the check was for one page, of `address`; T0 is that page's first byte at resume */
 	uint64_t address;
@@ -153,6 +154,7 @@ struct trans {
 	unsigned index; /* the guest's own base register, T0 being what is to be added to it; or EMIT_NONE */
 	int disp;
 	uint16_t reserved; /* registers that an op must not borrow */
+	uint8_t in_t1;     /* the guest register, of those in memory, that T1 has a copy of, or INSN_NO_REG */
 	struct cache_lessons lessons;
 	const uint8_t *page; /* the first page's bytes: in memory, or */
 	uint8_t copy[4096];  /* as they were when we began */
@@ -219,6 +221,10 @@ void trans_get(struct trans *t, unsigned dst, unsigned guest, unsigned size);
 void trans_set(struct trans *t, unsigned guest, unsigned src, unsigned size);
 /* Is the address of instruction i's operand the same each time, and does its page hold all of it? */
 bool trans_constant_address(const struct trans *t, unsigned i, unsigned size, uint64_t *address);
+/* T1 = a guest register that lives in memory, unless it is there. */
+void trans_load_t1(struct trans *t, unsigned guest);
+/* Can LEA be one here too, or go to T1? Then it leaves T0 alone. */
+bool trans_lea_is_plain(const struct insn *in);
 /* dst = offset of the memory operand, without segment. Uses T1 for an index in memory. Leaves flags alone. */
 void trans_offset_of(struct trans *t, unsigned i, unsigned dst);
 /* The same cut to `size` bytes, 4 or 8. */

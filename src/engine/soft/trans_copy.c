@@ -69,7 +69,12 @@ static unsigned load_field(struct trans *t, struct plan *p, unsigned k, unsigned
 	else
 		host = borrow(t, p, false);
 	p->used |= 1u << host;
-	if ((p->field[k].acc & ACC_R) || opsize < 4)
+	bool load = (p->field[k].acc & ACC_R) || opsize < 4;
+	if (host == T1 && load)
+		trans_load_t1(t, guest);
+	else if (host == T1)
+		t->in_t1 = (uint8_t)guest;
+	else if (load)
 		emit_gs(&t->e, EMIT_MOV_LOAD, 8, host, gpr_off(guest));
 	p->loaded[p->n_loaded].guest = guest;
 	p->loaded[p->n_loaded].host = host;
@@ -277,6 +282,8 @@ void op_copy(struct trans *t, unsigned i)
 	for (unsigned k = in->len - in->imm_size; k < in->len; k++)
 		emit8(&t->e, in->bytes[k]);
 	plan_finish(t, &p);
+	if (p.no_rex)
+		t->in_t1 = INSN_NO_REG;
 	if (in->flags_written)
 		t->flags = FLAGS_HOST;
 }

@@ -115,9 +115,7 @@ static struct role role_of(const struct trans *t, unsigned i, unsigned base)
 		r.fits = true;
 		return r;
 	case OP_LEA:
-		/* Others compute in T0. */
-		r.fits = host_of(in->reg) != IN_MEMORY && in->opsize == t->width && in->addrsize == t->width &&
-			 in->base != INSN_NO_REG && in->base != INSN_RIP && host_of(in->base) != IN_MEMORY;
+		r.fits = trans_lea_is_plain(in); /* others compute in T0 */
 		r.last = in->reg == base;
 		return r;
 	case OP_PUSH:
@@ -278,7 +276,9 @@ static void open_group(struct trans *t, unsigned i)
 	unsigned base = t->group[i].base, host = host_of(base);
 	uint32_t how = how_of(t->group[i].span, t->group[i].write ? ACC_RW : ACC_R);
 	trans_clobber(t, t->live[i]);
-	if (host == IN_MEMORY)
+	if (host == IN_MEMORY && base == t->in_t1)
+		host = T1;
+	else if (host == IN_MEMORY)
 		emit_gs(&t->e, EMIT_MOV_LOAD, 8, host = T0, gpr_off(base));
 	emit_lea(&t->e, t->width, T0, host, EMIT_NONE, 1, t->group[i].min);
 	struct trans_stub *s = trans_check(t, i, how, group_index(t, i), t->group[i].min);

@@ -185,6 +185,7 @@ static void fast_body(struct trans *t, const uint8_t *head)
 	const uint8_t *body = e->p;
 	l->fast = true;
 	t->flags = FLAGS_DEAD;
+	t->in_t1 = INSN_NO_REG;
 	for (unsigned i = 0; i < t->n; i++) {
 		const struct insn *in = &t->insn[i];
 		if (trans_op_of(t, in) == OP_JCC) {
@@ -266,6 +267,7 @@ void trans_loop(struct trans *t)
 	}
 	restore(t);
 	t->flags = FLAGS_DEAD;
+	t->in_t1 = INSN_NO_REG;
 	for (unsigned i = 0; i + 1 < t->n; i++) {
 		trans_group_step(t, i);
 		trans_insn(t, i);

@@ -22,6 +22,7 @@ void trans_clobber(struct trans *t, uint16_t live)
 	if (t->flags != FLAGS_HOST)
 		return;
 	if (live & FLAG_ARITH) {
+		t->in_t1 = INSN_NO_REG;
 		emit_save_flags(&t->e, T1, CPU_OFF(flags));
 		t->flags = FLAGS_SAVED;
 	} else {
@@ -32,9 +33,17 @@ void trans_clobber(struct trans *t, uint16_t live)
 void trans_need_flags(struct trans *t)
 {
 	if (t->flags == FLAGS_SAVED) {
+		t->in_t1 = INSN_NO_REG;
 		emit_load_flags(&t->e, T1, CPU_OFF(flags));
 		t->flags = FLAGS_HOST;
 	}
+}
+
+void trans_load_t1(struct trans *t, unsigned guest)
+{
+	if (t->in_t1 != guest)
+		emit_gs(&t->e, EMIT_MOV_LOAD, 8, T1, gpr_off(guest));
+	t->in_t1 = (uint8_t)guest;
 }
 
 void trans_get(struct trans *t, unsigned dst, unsigned guest, unsigned size)
@@ -98,13 +107,15 @@ void trans_offset_cut(struct trans *t, unsigned i, unsigned dst, unsigned size)
 	}
 	if (in->base != INSN_NO_REG) {
 		base = host_of(in->base);
-		if (base == IN_MEMORY)
+		if (base == IN_MEMORY && in->base == t->in_t1 && (in->index >= 16 || host_of(in->index) != IN_MEMORY))
+			base = T1;
+		else if (base == IN_MEMORY)
 			emit_gs(&t->e, EMIT_MOV_LOAD, 8, base = dst, gpr_off(in->base));
 	}
 	if (in->index != INSN_NO_REG) {
 		index = host_of(in->index);
 		if (index == IN_MEMORY)
-			emit_gs(&t->e, EMIT_MOV_LOAD, 8, index = T1, gpr_off(in->index));
+			trans_load_t1(t, in->index), index = T1;
 	}
 	if (base == EMIT_NONE && index == EMIT_NONE) {
 		emit_mov_imm(&t->e, dst, size == 4 ? (uint32_t)in->disp : (uint64_t)in->disp);
@@ -133,6 +144,7 @@ void trans_segment(struct trans *t, unsigned i, unsigned seg, uint32_t how)
 	}
 	if (t->flat && !data_segment)
 		return;
+	t->in_t1 = INSN_NO_REG;
 	trans_set_rip(t, trans_rip(t, i));
 	emit_mov_imm(&t->e, T1, (how & (SOFT_HOW_SIZE | SOFT_HOW_READ | SOFT_HOW_WRITE)) | seg << 24);
 	emit_call_gs(&t->e, CPU_OFF(thunk) + 8 * SOFT_THUNK_LINEAR);
@@ -167,6 +179,8 @@ static struct trans_stub *new_stub(struct trans *t, unsigned i, uint32_t how)
 				  .how = how | t->mmu << SOFT_HOW_MMU_SHIFT,
 				  .before = t->flags,
 				  .index = EMIT_NONE,
+				  .t1 = t->in_t1,
+				  .t1_after = INSN_NO_REG,
 				  .within = t->apart_to > i };
 	return s;
 }
@@ -218,6 +232,7 @@ void trans_tlb_check(struct trans *t, uint32_t how)
 {
 	struct emit *e = &t->e;
 	_Static_assert(sizeof(struct soft_tlb_entry) == 32, "the index computation scales by 32");
+	t->in_t1 = INSN_NO_REG;
 	emit_mov(e, 4, T1, T0);
 	emit_shift(e, 4, 5, T1, 12 - 5);
 	emit_alu_imm(e, 4, 4, T1, (SOFT_TLB_SIZE - 1) << 5);
@@ -234,12 +249,14 @@ void trans_tlb_add_host(struct trans *t)
 struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how, unsigned index, int disp)
 {
 	assert(t->flags != FLAGS_HOST && !t->in_group);
+	int slot = choose_slot(t, i, how);
+	if (slot < 0 || index == EMIT_NONE)
+		t->in_t1 = INSN_NO_REG;
 	struct trans_stub *s = new_stub(t, i, how);
 	if (!s)
 		return NULL;
 	s->index = index;
 	s->disp = index == EMIT_NONE ? 0 : disp;
-	int slot = choose_slot(t, i, how);
 	if (slot >= 0) {
 		slot_check(t, s, (unsigned)slot);
 		return s;
@@ -255,6 +272,15 @@ struct trans_stub *trans_check(struct trans *t, unsigned i, uint32_t how, unsign
 	return s;
 }
 
+/* After the op. */
+static void end_access(struct trans *t, struct trans_stub *s, trans_op *op)
+{
+	s->op = op;
+	s->after = t->e.p;
+	s->done = t->flags;
+	s->t1_after = t->in_t1;
+}
+
 /* The check for T0, which is index + disp if there is an index; then op. */
 static void check_and_do(struct trans *t, unsigned i, uint32_t how, unsigned index, int disp, trans_op *op)
 {
@@ -264,9 +290,7 @@ static void check_and_do(struct trans *t, unsigned i, uint32_t how, unsigned ind
 	if (!s)
 		return;
 	op(t, i);
-	s->op = op;
-	s->after = t->e.p;
-	s->done = t->flags;
+	end_access(t, s, op);
 }
 
 void trans_access(struct trans *t, unsigned i, uint32_t how, trans_op *op)
@@ -360,9 +384,7 @@ void trans_access_operand(struct trans *t, unsigned i, uint32_t how, trans_op *o
 	t->index = EMIT_NONE;
 	t->disp = (int)(address & 4095);
 	op(t, i);
-	s->op = op;
-	s->after = e->p;
-	s->done = t->flags;
+	end_access(t, s, op);
 }
 
 void trans_access_or_help(struct trans *t, unsigned i, uint32_t how, trans_op *op)
@@ -415,16 +437,25 @@ static uint8_t *emit_crossing(struct trans *t, const struct trans_stub *s)
 static void repeat_op(struct trans *t, const struct trans_stub *s, int disp)
 {
 	t->flags = s->before;
+	t->in_t1 = INSN_NO_REG;
 	t->index = s->index;
 	t->disp = disp;
 	s->op(t, s->insn);
 	assert(t->flags == s->done);
 }
 
+/* Back to the straight line, where T1 has what C code has destroyed. */
+static void restore_t1(struct trans *t, unsigned guest)
+{
+	if (guest != INSN_NO_REG)
+		emit_gs(&t->e, EMIT_MOV_LOAD, 8, T1, gpr_off(guest));
+}
+
 /* From a check of its own that another group goes on after. C code may have emptied the TLB, which ends that one. */
 static void resume_group(struct trans *t, const struct trans_stub *s)
 {
 	struct emit *e = &t->e;
+	restore_t1(t, s->t1);
 	if (!s->within) {
 		emit_jmp_to(e, s->resume);
 		return;
@@ -442,6 +473,7 @@ static void resume_access(struct trans *t, const struct trans_stub *s, int disp)
 	bool write = s->how & SOFT_HOW_WRITE;
 	uint8_t *bounced = NULL;
 
+	restore_t1(t, s->t1);
 	if (write) {
 		emit_gs_cmp8(e, CPU_OFF(bounce.kind), SOFT_BOUNCE_NONE);
 		bounced = emit_jcc(e, CC_NZ, false);
@@ -463,12 +495,13 @@ static void resume_access(struct trans *t, const struct trans_stub *s, int disp)
 	if (s->within)
 		trans_dispatch(t, trans_rip(t, s->insn + 1));
 	else
-		emit_jmp_to(e, s->after);
+		restore_t1(t, s->t1_after), emit_jmp_to(e, s->after);
 }
 
 static void emit_stub(struct trans *t, const struct trans_stub *s)
 {
 	struct emit *e = &t->e;
+	t->in_t1 = INSN_NO_REG;
 	emit_patch(s->branch, e->p);
 	if (s->helper && s->slotted) {
 		emit_mov(e, 8, T0, T1);

@@ -21,7 +21,7 @@ static void op_push(struct trans *t, unsigned i)
 		unsigned guest = in->row->reg_in_opcode ? in->reg : in->rm;
 		unsigned host = host_of(guest);
 		if (host == IN_MEMORY)
-			emit_gs(e, EMIT_MOV_LOAD, 8, host = T1, gpr_off(guest));
+			trans_load_t1(t, guest), host = T1;
 		trans_move(t, true, t->width, host);
 	} else if (in->mem) {
 		emit_gs(e, EMIT_MOV_LOAD, 8, T1, CPU_OFF(scratch[SCRATCH_VALUE]));
@@ -92,8 +92,10 @@ static void op_pop_reg(struct trans *t, unsigned i)
 		return;
 	}
 	trans_move(t, false, t->width, host == IN_MEMORY ? T1 : host);
-	if (host == IN_MEMORY)
+	if (host == IN_MEMORY) {
 		emit_gs(&t->e, EMIT_MOV_STORE, 8, T1, gpr_off(guest));
+		t->in_t1 = (uint8_t)guest;
+	}
 	stack_add(t, (int)t->width);
 }
 
@@ -168,18 +170,34 @@ static void set_sized(struct trans *t, unsigned guest, unsigned src, unsigned si
 	}
 }
 
+bool trans_lea_is_plain(const struct insn *in)
+{
+	bool base_in_memory = in->base < 16 && host_of(in->base) == IN_MEMORY;
+	bool index_in_memory = in->index < 16 && host_of(in->index) == IN_MEMORY;
+	unsigned host = host_of(in->reg);
+
+	if (in->opsize < 4 || in->addrsize < 4)
+		return false;
+	/* A base in memory is loaded to where the result goes. */
+	return !base_in_memory ||
+	       (host == IN_MEMORY ? !index_in_memory : in->index >= 16 || host_of(in->index) != host);
+}
+
 void trans_lea(struct trans *t, unsigned i)
 {
 	const struct insn *in = &t->insn[i];
 	unsigned host = host_of(in->reg);
-	bool address_in_place = host != IN_MEMORY && in->opsize >= 4 && in->addrsize >= 4 &&
-				(in->base > 15 || host_of(in->base) != IN_MEMORY);
-	if (address_in_place) {
-		trans_offset_cut(t, i, host, in->opsize == 8 && in->addrsize == 8 ? 8 : 4);
+	if (!trans_lea_is_plain(in)) {
+		trans_offset_of(t, i, T0);
+		set_sized(t, in->reg, T0, in->opsize);
+		t->in_t1 = INSN_NO_REG;
 		return;
 	}
-	trans_offset_of(t, i, T0);
-	set_sized(t, in->reg, T0, in->opsize);
+	trans_offset_cut(t, i, host == IN_MEMORY ? T1 : host, in->opsize == 8 && in->addrsize == 8 ? 8 : 4);
+	if (host == IN_MEMORY) {
+		emit_gs(&t->e, EMIT_MOV_STORE, 8, T1, gpr_off(in->reg));
+		t->in_t1 = in->reg;
+	}
 }
 
 static void op_moffs(struct trans *t, unsigned i)

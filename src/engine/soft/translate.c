@@ -299,15 +299,23 @@ static void emit_heat(struct trans *t)
 	trans_heat(t);
 }
 
-void trans_insn(struct trans *t, unsigned i)
+/* Do the op's emitters know what they do to T1? */
+static bool minds_t1(const struct insn *in, unsigned op)
 {
-	const struct insn *in = &t->insn[i];
-	int fault = trans_fault_of(t, in);
-	if (fault >= 0) {
-		trans_raise(t, i, (unsigned)fault);
-		return;
+	switch (op) {
+	case OP_COPY:
+	case OP_SETCC:
+	case OP_NOP:
+	case OP_JCC:
+	case OP_LEA:
+		return true;
+	default:
+		return (op == OP_PUSH || op == OP_POP) && !in->mem;
 	}
-	unsigned op = trans_op_of(t, in);
+}
+
+static void translate_insn(struct trans *t, unsigned i, unsigned op)
+{
 	switch (op) {
 	case OP_COPY:
 	case OP_SETCC:
@@ -400,6 +408,23 @@ void trans_insn(struct trans *t, unsigned i)
 	}
 }
 
+void trans_insn(struct trans *t, unsigned i)
+{
+	const struct insn *in = &t->insn[i];
+	int fault = trans_fault_of(t, in);
+	if (fault >= 0) {
+		trans_raise(t, i, (unsigned)fault);
+		return;
+	}
+	unsigned op = trans_op_of(t, in);
+	bool minds = minds_t1(in, op);
+	if (!minds)
+		t->in_t1 = INSN_NO_REG;
+	translate_insn(t, i, op);
+	if (!minds)
+		t->in_t1 = INSN_NO_REG;
+}
+
 static void emit_body(struct trans *t)
 {
 	bool after_sti = false;
@@ -425,6 +450,7 @@ static bool emit_block(struct trans *t, const struct soft_room *room)
 	t->stubs = t->exits = t->maps = 0;
 	t->failed = t->done = t->in_group = t->loop.fast = false;
 	t->held = NO_GROUP;
+	t->in_t1 = INSN_NO_REG;
 	t->apart_to = 0;
 	t->base = T0;
 	t->index = EMIT_NONE;
