@@ -182,6 +182,72 @@ void job_jit(struct job *j)
 	replaced(j);
 }
 
+/* --- an engine that makes code forever: an arena filled in turn, with functions that call the one before them --- */
+
+enum { CHUNKS = 8, CHUNK = 16 * PAGE, FUNCTIONS = 500, TURNS = 2 * CHUNKS, CALLED = 5 };
+
+/* A function that was written; what it gives is what the one it calls first gives, gone on with. */
+struct made {
+	struct code code;
+	const struct made *calls;
+	uint8_t *at;
+};
+
+static uint64_t made_gives(const struct made *m, uint64_t a, uint64_t b)
+{
+	uint64_t rax = m->calls ? made_gives(m->calls, a, b) : 0;
+	for (unsigned i = 0; i < m->code.count; i++)
+		rax = step(m->code.op[i], m->code.imm[i], rax, a, b);
+	return rax;
+}
+
+static uint8_t *make(struct made *m, uint8_t *at)
+{
+	uint8_t bytes[CALLED + STEPS * 8 + 8] = { 0x31, 0xc0 }, *p = bytes + 2;
+	if (m->calls) {
+		int32_t distance = (int32_t)(m->calls->at - (at + CALLED));
+		bytes[0] = 0xe8; /* call */
+		memcpy(bytes + 1, &distance, 4);
+		p = bytes + CALLED;
+	}
+	for (unsigned i = 0; i < m->code.count; i++)
+		p = emit(p, m->code.op[i], m->code.imm[i]);
+	*p++ = 0xc3;
+	memcpy(at, bytes, (size_t)(p - bytes));
+	m->at = at;
+	return at + (p - bytes);
+}
+
+static void fill_and_run(struct job *j, uint8_t *chunk, bool flip, struct made *made)
+{
+	uint8_t *at = chunk;
+	must(!flip || !mprotect(chunk, CHUNK, PROT_READ | PROT_WRITE), "mprotect");
+	for (unsigned i = 0; i < FUNCTIONS; i++) {
+		made[i].calls = i && pick(j, 3) ? &made[i - 1] : NULL;
+		invent(j, &made[i].code);
+		at = make(&made[i], at);
+	}
+	must(at <= chunk + CHUNK, "jit: the chunk is too small");
+	must(!flip || !mprotect(chunk, CHUNK, PROT_READ | PROT_EXEC), "mprotect");
+	for (unsigned i = 0; i < FUNCTIONS; i++) {
+		uint64_t a = rnd(j), b = rnd(j), got = ((function *)(uintptr_t)made[i].at)(a, b);
+		must(got == made_gives(&made[i], a, b), "jit: the engine's code gives something else");
+		mix(j, got);
+	}
+}
+
+void job_engine(struct job *j)
+{
+	bool flip = pick(j, 2);
+	uint8_t *arena = map((size_t)CHUNKS * CHUNK, PROT_READ | PROT_WRITE | PROT_EXEC);
+	struct made *made = calloc(FUNCTIONS, sizeof(*made));
+	must(made, "calloc");
+	for (unsigned i = 0; i < TURNS; i++)
+		fill_and_run(j, arena + (size_t)(i % CHUNKS) * CHUNK, flip, made);
+	free(made);
+	munmap(arena, (size_t)CHUNKS * CHUNK);
+}
+
 /* --- one thread changes a constant in code that others run; they must see only whole, ever newer ones --- */
 
 enum { CHANGES = 2000 };

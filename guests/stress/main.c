@@ -13,9 +13,9 @@ static const struct {
 	const char *name;
 	job_fn *run;
 } kinds[] = {
-	{ "compile", job_compile }, { "jit", job_jit },       { "cow", job_cow },     { "patch", job_patch },
-	{ "maps", job_maps },       { "faults", job_faults }, { "steps", job_steps }, { "alarms", job_alarms },
-	{ "threads", job_threads }, { "exec", job_exec },
+	{ "compile", job_compile }, { "jit", job_jit },       { "cow", job_cow },       { "patch", job_patch },
+	{ "maps", job_maps },       { "faults", job_faults }, { "steps", job_steps },   { "alarms", job_alarms },
+	{ "threads", job_threads }, { "exec", job_exec },     { "engine", job_engine },
 };
 enum { KINDS = sizeof(kinds) / sizeof(kinds[0]) };
 
@@ -80,13 +80,27 @@ static double now(void)
 	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+static unsigned only = KINDS; /* the kind of all jobs; KINDS: of each in turn */
+
+static unsigned kind_of(unsigned number)
+{
+	return only < KINDS ? only : number % KINDS;
+}
+
+static bool choose_kind(const char *name)
+{
+	for (only = 0; only < KINDS && strcmp(name, kinds[only].name) != 0;)
+		only++;
+	return only < KINDS;
+}
+
 /* In a process of its own. */
 static void run_job(uint64_t seed, unsigned number)
 {
 	struct job j = { .random = (seed << 32 ^ number) * 0x9e3779b97f4a7c15 | 1, .hash = number };
 	for (int i = 0; i < 4; i++)
 		rnd(&j);
-	kinds[number % KINDS].run(&j);
+	kinds[kind_of(number)].run(&j);
 	__atomic_store_n(&shared->result[number], j.hash | 1, __ATOMIC_RELEASE);
 	_exit(0);
 }
@@ -138,17 +152,17 @@ static bool reap(const pid_t *workers, int options, unsigned *left)
 		return true;
 	for (unsigned i = 0; i < WORKERS; i++)
 		if (workers[i] == pid)
-			printf("WRONG: job %u (%s): %s\n", shared->current[i], kinds[shared->current[i] % KINDS].name,
+			printf("WRONG: job %u (%s): %s\n", shared->current[i], kinds[kind_of(shared->current[i])].name,
 			       shared->what[i][0] ? shared->what[i] : "died");
 	return false;
 }
 
-/* usage: stress SEED seconds N | jobs N | job N | kinds */
+/* usage: stress SEED (seconds N | jobs N | job N) [KIND] */
 int main(int argc, char **argv)
 {
 	if (argc == 3 && strcmp(argv[1], "--child") == 0)
 		return exec_child(argv[2]);
-	if (argc != 4)
+	if (argc < 4 || argc > 5 || (argc == 5 && !choose_kind(argv[4])))
 		return 2;
 	uint64_t seed = strtoull(argv[1], NULL, 0);
 	bool timed = strcmp(argv[2], "seconds") == 0;

@@ -41,6 +41,7 @@ void *map(size_t size, int protection);
 typedef void job_fn(struct job *j);
 job_fn job_compile; /* compile.c: a random C program, by tcc */
 job_fn job_jit;     /* jit.c: random code, written, run, changed and run again */
+job_fn job_engine;  /* much of it, kept and called, in pages that are used again */
 job_fn job_patch;   /* the same two threads at a time */
 job_fn job_cow;     /* memory.c: pages shared with children */
 job_fn job_maps;    /* mappings made, changed and taken away, and every page looked at */

@@ -64,10 +64,9 @@ enum {
 	REGION_CODE = COLD_AT / REGIONS, /* of either part */
 	REGION_META = 9 << 18,
 	REGION_BLOCKS = 1 << 13,
-	SMALL_REGIONS = 8, /* with small_cache */
-	SMALL_REGION_CODE = 128 << 10,
-	EVICT_AHEAD = 2,   /* regions */
-	EVICT_AT_ONCE = 4, /* blocks, with each that is made */
+	SMALL_REGION_CODE = 128 << 10, /* with small_cache; half of it is CODE_SLACK */
+	EVICT_AHEAD = 2,               /* regions */
+	EVICT_AT_ONCE = 4,             /* blocks, with each that is made */
 	HASH_BITS = 16,
 	LESSON_BITS = 13,
 	ASIDE_BITS = 14,
@@ -102,9 +101,9 @@ struct soft_cache {
 	uint8_t *meta;
 	struct soft_block **order; /* the regions', one after the other */
 	struct region region[REGIONS];
-	unsigned regions, current; /* how many there are, and the one being filled */
-	size_t region_code;        /* bytes of code, of either part, in each */
-	uint64_t epoch, evicted;   /* go up whenever CPUs are asked to let go, and when all of them have */
+	unsigned current;        /* the one being filled */
+	size_t region_code;      /* bytes of code, of either part, in each */
+	uint64_t epoch, evicted; /* go up whenever CPUs are asked to let go, and when all of them have */
 	_Atomic unsigned inserts;
 	_Atomic(struct soft_block *) hash[1 << HASH_BITS];
 	unsigned next_slot;
@@ -151,7 +150,6 @@ int cache_create(struct soft_cache **out, struct soft_vm *vm, struct error *err)
 		goto fail;
 	cache->vm = vm;
 	cache->epoch = 1;
-	cache->regions = vm->small_cache ? SMALL_REGIONS : REGIONS;
 	cache->region_code = vm->small_cache ? SMALL_REGION_CODE : REGION_CODE;
 	cache->write_view = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	/* Below 4 GiB, so that the jump cache has room for its addresses. */
@@ -166,7 +164,7 @@ int cache_create(struct soft_cache **out, struct soft_vm *vm, struct error *err)
 		cache_destroy(cache);
 		return rc;
 	}
-	for (unsigned i = 0; i < cache->regions; i++)
+	for (unsigned i = 0; i < REGIONS; i++)
 		cache->region[i].order = cache->order + (size_t)i * REGION_BLOCKS;
 	*out = cache;
 	return 0;
@@ -215,7 +213,7 @@ struct soft_block *cache_find_pc(struct soft_cache *cache, const uint8_t *pc)
 {
 	size_t offset = (size_t)(pc - cache->exec_view);
 	unsigned part = offset >= COLD_AT, i = (unsigned)((part ? offset - COLD_AT : offset) / cache->region_code);
-	if (offset >= CODE_SIZE || i >= cache->regions)
+	if (offset >= CODE_SIZE || i >= REGIONS)
 		return NULL;
 	const struct region *r = &cache->region[i];
 	unsigned lo = 0, blocks = atomic_load(&r->blocks), hi = blocks;
@@ -274,7 +272,7 @@ static bool region_has_room(const struct soft_cache *cache, const struct region 
 /* The region to be filled n regions from now. */
 static struct region *region_ahead(struct soft_cache *cache, unsigned n)
 {
-	return &cache->region[(cache->current + n) % cache->regions];
+	return &cache->region[(cache->current + n) % REGIONS];
 }
 
 bool cache_room(struct soft_cache *cache, struct soft_room *room)
@@ -285,7 +283,7 @@ bool cache_room(struct soft_cache *cache, struct soft_room *room)
 		if (next->state != REGION_EMPTY)
 			return false;
 		r->state = REGION_FULL;
-		cache->current = (cache->current + 1) % cache->regions;
+		cache->current = (cache->current + 1) % REGIONS;
 		r = next;
 	}
 	size_t at = cache->current * cache->region_code;

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests that make code for ever: the translations' memory is filled again and again, what they compute is what the host computes,
+and the process stays small."""
+import json
+import re
+import subprocess
+import threading
+
+import pytest
+from conftest import guest_build, machine
+
+pytestmark = pytest.mark.plures
+
+MOST_KB = 128 << 10  # that a guest of 512 MB may take beyond its memory
+SEED = 7
+
+
+class Watch(threading.Thread):
+    """Looks at a process until told to stop: the most kilobytes that it had beside the guest's memory."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.pid, self.most, self.looks, self.done = pid, 0, 0, threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.done.wait(0.2):
+            try:
+                with open(f"/proc/{self.pid}/smaps") as f:
+                    mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", f.read(), flags=re.M)[1:]
+            except OSError:
+                return
+            kb = sum(int(re.search(r"^Pss:\s+(\d+) kB", m, re.M)[1]) for m in mappings if "memfd:plures-ram" not in m)
+            self.most, self.looks = max(self.most, kb), self.looks + bool(kb)
+
+
+@pytest.fixture(scope="module")
+def stress():
+    try:
+        return guest_build.stress()
+    except guest_build.BuildError as e:
+        pytest.skip(f"the stress program can't be compiled here (libtcc-dev?): {e}")
+
+
+def results(text):
+    return re.findall(r"(?m)^jobs \d+ to \d+: \w+$", text)
+
+
+@pytest.mark.parametrize("kind,jobs,cpus,least,options", [
+    # How many of the cache's 16 regions were evicted at least: it was filled several times.
+    ("engine", 40, 2, 64, None),
+    ("engine", 20, 2, 200, "small-cache"),
+    pytest.param("engine", 40, 1, 64, None, marks=pytest.mark.slow, id="one-cpu"),
+    pytest.param("compile", 900, 2, 32, None, marks=pytest.mark.slow, id="compile"),
+    pytest.param("engine", 2000, 2, 64 * 50, None, marks=pytest.mark.slow, id="long"),
+])
+def test_code_for_ever(plures, kernel, initramfs, stress, tmp_path, kind, jobs, cpus, least, options):
+    profile = tmp_path / "profile.json"
+    work = f"{SEED} jobs {jobs} {kind}"
+    with machine.Machine(machine.plures(kernel(), initrd=initramfs(f"stress {work}; echo status $?", {"bin/stress": stress}), memory="512M", cpus=cpus,
+                                        append=f"{machine.CONSOLE} quiet",
+                                        options=["--profile", profile, *(["--engine-options", options] if options else [])])) as vm:
+        watch = Watch(vm.pid)
+        vm.wait(timeout=120 + jobs)
+        watch.done.set()
+    said = vm.output[-3000:] + vm.errors
+    assert vm.code == 0 and "== end\nstatus 0\n" in vm.output, said
+    here = subprocess.run([stress, *work.split()], capture_output=True, text=True, timeout=60 + jobs)
+    assert here.returncode == 0 and results(here.stdout) and results(here.stdout) == results(vm.output), said
+    assert json.loads(profile.read_text())["evicted"] >= least
+    assert watch.looks and 0 < watch.most < MOST_KB, f"{watch.most} kB beyond guest memory, {watch.looks} looks"
+    print(f"{watch.most} kB beyond guest memory, {watch.looks} looks")
