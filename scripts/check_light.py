@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 # Code that only ever runs between soft_heavy_begin and soft_heavy_end, or while no guest runs.
-HEAVY = {"dirty", "disasm", "profile_report", "profile_run", "soft"}
+HEAVY = {"direct_map", "direct_run", "direct_scan", "direct_stub", "dirty", "disasm", "profile_report", "profile_run", "soft"}
 
 # What each light object may need nevertheless, everywhere or (function:symbol) there.
 ALLOWED = {
@@ -24,6 +24,8 @@ ALLOWED = {
               "memfd_create", "mmap64", "mmap", "munmap", "syscall"},
     # A failed assertion.
     "trans_mem": {"__assert_fail"},
+    # Bare system calls, and what soft_direct_run calls in heavy state.
+    "direct": {"sched_yield", "kill", "direct_enter"},
     # Between heavy_begin and heavy_end: tracing, and why a VM stops.
     "fault": {"fprintf", "vsnprintf"},
     # The same: locks that may wait.

@@ -26,6 +26,9 @@ def results(text):
 @pytest.mark.parametrize("seconds,seed,options", [
     pytest.param(15, 1, None, id="short"),
     pytest.param(300, 2, None, id="long", marks=pytest.mark.slow),
+    pytest.param(15, 7, "all-direct", id="all-direct"),
+    pytest.param(300, 8, "all-direct", id="all-direct-long", marks=pytest.mark.slow),
+    pytest.param(60, 9, "no-direct", id="no-direct", marks=pytest.mark.slow),
     pytest.param(60, 3, "small-cache", id="small-cache", marks=pytest.mark.slow),
     pytest.param(60, 4, "no-groups", id="no-groups", marks=pytest.mark.slow),
     pytest.param(60, 5, "one-insn", id="one-insn", marks=pytest.mark.slow),

@@ -144,7 +144,7 @@ void contract_make(struct box *box, const struct engine_ops *ops, uint8_t *memor
 	box->memory = memory;
 	if (ops->vm_create(&box->vm, &config, &err))
 		fail_msg("%s: %s", ops->name, err.text);
-	assert_int_equal(ops->vm_map(box->vm, 0, memory, MEMORY, 0, &err), 0);
+	assert_int_equal(ops->vm_map(box->vm, 0, memory, -1, MEMORY, 0, &err), 0);
 	if (ops->vcpu_create(&box->vcpu, box->vm, 0, &callbacks, box, &err))
 		fail_msg("%s: %s", ops->name, err.text);
 }

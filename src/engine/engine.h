@@ -191,8 +191,10 @@ struct engine_ops {
 
 	int (*vm_create)(struct engine_vm **vm, const struct engine_config *config, struct error *err);
 	void (*vm_destroy)(struct engine_vm *vm);
-	/* Maps size bytes (page aligned) at hva to gpa. hva stays valid until vm_destroy. */
-	int (*vm_map)(struct engine_vm *vm, uint64_t gpa, void *hva, uint64_t size, unsigned flags, struct error *err);
+	/* Maps size bytes (page aligned) at hva to gpa. hva stays valid until vm_destroy; it maps fd from its beginning, which
+	 * stays open as long, or fd is -1. */
+	int (*vm_map)(struct engine_vm *vm, uint64_t gpa, void *hva, int fd, uint64_t size, unsigned flags,
+		      struct error *err);
 	/* A device wrote guest memory [gpa, gpa + size): drop what was derived from it. Any thread. */
 	void (*vm_written)(struct engine_vm *vm, uint64_t gpa, uint64_t size);
 

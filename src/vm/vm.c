@@ -340,7 +340,7 @@ static int map_memory(struct vm *vm, struct error *err)
 
 	for (unsigned i = 0; !rc && i < vm->memory.regions; i++) {
 		const struct boot_region *r = &vm->memory.region[i];
-		rc = vm->ops->vm_map(vm->engine, r->gpa, r->hva, r->size, 0, err);
+		rc = vm->ops->vm_map(vm->engine, r->gpa, r->hva, vm->ram[i].fd, r->size, 0, err);
 	}
 	return rc;
 }

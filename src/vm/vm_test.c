@@ -56,9 +56,10 @@ static void stub_vm_destroy(struct engine_vm *vm)
 	free(vm);
 }
 
-static int stub_vm_map(struct engine_vm *vm, uint64_t gpa, void *hva, uint64_t size, unsigned flags, struct error *err)
+static int stub_vm_map(struct engine_vm *vm, uint64_t gpa, void *hva, int fd, uint64_t size, unsigned flags,
+		       struct error *err)
 {
-	(void)vm, (void)gpa, (void)hva, (void)size, (void)flags, (void)err;
+	(void)vm, (void)gpa, (void)hva, (void)fd, (void)size, (void)flags, (void)err;
 	return 0;
 }
 

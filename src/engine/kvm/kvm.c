@@ -128,8 +128,10 @@ static int set_slot(const struct engine_vm *vm, unsigned i, bool log)
 	return ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region) ? -errno : 0;
 }
 
-static int kvm_vm_map(struct engine_vm *vm, uint64_t gpa, void *hva, uint64_t size, unsigned flags, struct error *err)
+static int kvm_vm_map(struct engine_vm *vm, uint64_t gpa, void *hva, int fd, uint64_t size, unsigned flags,
+		      struct error *err)
 {
+	(void)fd;
 	if (vm->slots == KVM_SLOTS_MAX)
 		return error_set(err, -ENOSPC, "more than %d memory regions", KVM_SLOTS_MAX);
 	vm->slot[vm->slots] =

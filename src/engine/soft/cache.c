@@ -52,6 +52,7 @@
 #include <unistd.h>
 
 #include "engine/soft/cpu.h"
+#include "engine/soft/direct.h"
 #include "engine/soft/emit.h"
 #include "engine/soft/slots.h"
 #include "engine/soft/unaligned.h"
@@ -331,6 +332,11 @@ void cache_watch_page(struct soft_cache *cache, uint64_t gpa)
 		soft_tlb_protect(cache->vm->cpu[i], gpa);
 		soft_slots_protect(cache->vm->cpu[i], page);
 	}
+	if (!(atomic_load(flags) & SOFT_PAGE_DIRECT))
+		return;
+	atomic_fetch_and(flags, (uint8_t)~SOFT_PAGE_DIRECT);
+	for (unsigned i = 0; i < cache->vm->cpus; i++)
+		soft_direct_protect(cache->vm->cpu[i], gpa);
 }
 
 /* Whether a block is on the list of a page as its first or its second. */
@@ -622,7 +628,7 @@ static void ask_to_leave(struct soft_cache *cache, struct region *r)
 	r->epoch = ++cache->epoch;
 	for (unsigned i = 0; i < cache->vm->cpus; i++)
 		if (cache->vm->cpu[i]->cache_epoch)
-			atomic_fetch_or(&cache->vm->cpu[i]->kick, SOFT_KICK_EVICT);
+			soft_kick(cache->vm->cpu[i], SOFT_KICK_EVICT);
 }
 
 static bool all_left(const struct soft_cache *cache, const struct region *r)

@@ -33,6 +33,7 @@
 struct soft_vm;
 struct soft_link;
 struct soft_profile;
+struct soft_direct;
 
 /* The soft TLB: per vCPU, one direct-mapped array per privilege class. An access of `size` bytes at guest-linear `a`
  * hits in entry e = tlb[mmu][(a >> 12) & (SOFT_TLB_SIZE - 1)] when (a ^ e.tag) <= 4096 - size, with e.tag_write for
@@ -70,6 +71,7 @@ enum { SOFT_MMU_USER, SOFT_MMU_KERNEL, SOFT_MMU_KERNEL_AC /* SMAP open, or no SM
 #define SOFT_SLOT_IDS (SOFT_MMU_COUNT * 2 * SOFT_SLOTS)
 #define SOFT_HEATS 4096u
 #define SOFT_HOT 1000
+#define SOFT_COMPUTING 64u
 struct soft_slot {
 	uint64_t tag, addend;
 };
@@ -258,6 +260,23 @@ struct soft_cpu {
 	/* C only. */
 	struct soft_vm *vm;
 	struct soft_profile *profile; /* or NULL (profile.h) */
+	/* direct.c's: NULL until ring 3 is first run directly; the process that is running it, or 0; translation is to go on
+	 * once, or; what is known of address spaces, by a hash; how often ring 3 has entered the kernel, and what that was at
+	 * the last interrupt that found ring 3. */
+	struct soft_direct *direct;
+	_Atomic int direct_pid;
+	bool direct_pass, all_direct;
+	uint64_t direct_stay; /* ... as long as RIP is in that page */
+	struct soft_computing {
+		uint64_t cr3, off_until; /* TSC */
+		uint64_t took, runs, mended, off_ms;
+		bool on;
+	} computing[SOFT_COMPUTING];
+	uint32_t kernel_entries;
+	struct {
+		uint64_t at, cr3;
+		uint32_t entries;
+	} tick;
 	unsigned index;
 	atomic_bool inside;   /* vcpu_run is on the stack */
 	uint64_t cache_epoch; /* when it last held no pointers into the block cache; 0: it holds none (cache.c) */

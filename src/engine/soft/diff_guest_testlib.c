@@ -214,7 +214,7 @@ struct diff_guest *diff_guest_create(const char *options, const char **why)
 	struct diff_guest *g = calloc(1, sizeof(*g));
 	g->ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (engine_soft.vm_create(&g->vm, &config, &err) < 0 ||
-	    engine_soft.vm_map(g->vm, 0, g->ram, RAM, 0, &err) < 0 ||
+	    engine_soft.vm_map(g->vm, 0, g->ram, -1, RAM, 0, &err) < 0 ||
 	    engine_soft.vcpu_create(&g->vcpu, g->vm, 0, &callbacks, g, &err) < 0) {
 		*why = err.text;
 		diff_guest_destroy(g);

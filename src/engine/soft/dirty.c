@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "engine/soft/direct.h"
 #include "engine/soft/paging.h"
 #include "engine/soft/slots.h"
 #include "engine/soft/system.h"
@@ -27,7 +28,8 @@ static void protect_all(struct soft_vm *vm)
 	for (unsigned i = 0; i < vm->cpus; i++) {
 		soft_tlb_protect(vm->cpu[i], SOFT_EVERY_PAGE);
 		soft_slots_protect(vm->cpu[i], NULL);
-		atomic_fetch_or(&vm->cpu[i]->kick, SOFT_KICK_PASS);
+		soft_kick(vm->cpu[i], SOFT_KICK_PASS);
+		soft_direct_protect(vm->cpu[i], SOFT_EVERY_PAGE);
 	}
 	for (unsigned i = 0; i < vm->cpus; i++)
 		while (atomic_load(&vm->cpu[i]->inside) && (atomic_load(&vm->cpu[i]->kick) & SOFT_KICK_PASS))

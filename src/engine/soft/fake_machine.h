@@ -88,10 +88,14 @@ static inline struct fake_machine *fake_machine_create(void)
 	m->rom = aligned_alloc(4096, FAKE_ROM_SIZE);
 	memset(m->ram, 0, FAKE_RAM_SIZE);
 	memset(m->rom, 0, FAKE_ROM_SIZE);
-	m->vm.region[0] = (struct soft_region){ .size = FAKE_RAM_SIZE, .hva = m->ram, .page_flags = m->ram_flags };
-	m->vm.region[1] = (struct soft_region){
-		.gpa = FAKE_ROM_GPA, .size = FAKE_ROM_SIZE, .hva = m->rom, .page_flags = m->rom_flags, .readonly = true
-	};
+	m->vm.region[0] =
+	    (struct soft_region){ .size = FAKE_RAM_SIZE, .hva = m->ram, .page_flags = m->ram_flags, .fd = -1 };
+	m->vm.region[1] = (struct soft_region){ .gpa = FAKE_ROM_GPA,
+						.size = FAKE_ROM_SIZE,
+						.hva = m->rom,
+						.page_flags = m->rom_flags,
+						.fd = -1,
+						.readonly = true };
 	m->vm.regions = 2;
 	m->vm.maxphyaddr_mask = (1ull << 40) - 1;
 	m->vm.cpu[0] = m->cpu;

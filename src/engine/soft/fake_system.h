@@ -308,7 +308,7 @@ static inline struct sys *sys_create(void)
 	memset(m->cpu, 0, sizeof(*m->cpu));
 	m->ram = aligned_alloc(4096, SYS_RAM);
 	memset(m->ram, 0, SYS_RAM);
-	m->vm.region[0] = (struct soft_region){ .size = SYS_RAM, .hva = m->ram, .page_flags = m->flags };
+	m->vm.region[0] = (struct soft_region){ .size = SYS_RAM, .hva = m->ram, .page_flags = m->flags, .fd = -1 };
 	m->vm.regions = 1;
 	m->vm.maxphyaddr_mask = (1ull << 40) - 1;
 	m->vm.cpu[0] = m->cpu;

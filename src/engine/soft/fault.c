@@ -15,8 +15,6 @@
 #include "engine/soft/system.h"
 #include "engine/soft/vm.h"
 
-enum { DR6_BS = 1 << 14 };
-
 #define VECTORS_WITH_ERROR \
 	(1u << EXC_DF | 1u << EXC_TS | 1u << EXC_NP | 1u << EXC_SS | 1u << EXC_GP | 1u << EXC_PF | 1u << EXC_AC)
 #define VECTORS_WITH_SELECTOR (1u << EXC_TS | 1u << EXC_NP | 1u << EXC_SS | 1u << EXC_GP)
@@ -161,6 +159,7 @@ static void deliver(struct soft_cpu *cpu, const struct soft_event *ev, bool exce
 	trace(cpu, ev, what);
 	if (profiled(cpu))
 		profile_event(cpu, exception || ev->soft, ev->vector, ev->error);
+	cpu->kernel_entries += soft_cpl(cpu) == 3;
 	cpu->delivery.vector = ev->vector;
 	cpu->delivery.exception = exception;
 	cpu->delivery.external = external;

@@ -53,7 +53,8 @@ static inline void soft_region_dirty(struct soft_region *region, uint64_t gpa)
 
 static inline bool soft_region_is_watched(struct soft_region *region, uint64_t gpa)
 {
-	return atomic_load_explicit(&region->page_flags[(gpa - region->gpa) / SOFT_PAGE_SIZE], memory_order_relaxed);
+	return atomic_load_explicit(&region->page_flags[(gpa - region->gpa) / SOFT_PAGE_SIZE], memory_order_relaxed) &
+	       (SOFT_PAGE_CODE | SOFT_PAGE_CLEAN);
 }
 
 #endif

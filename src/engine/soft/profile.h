@@ -36,6 +36,8 @@ enum {
 	PROFILE_COMMIT,     /* finishing one that was made on a buffer */
 	PROFILE_DELIVER,    /* an exception or interrupt through the IDT */
 	PROFILE_MMIO,       /* a device, by memory */
+	PROFILE_DIRECT,     /* ring 3, run directly, and the change of processes */
+	PROFILE_HANDOFF,    /* what it takes to get there and back */
 	PROFILE_EVICT,      /* evicting translations in advance, with the cache's lock (cache.c) */
 	PROFILE_PASS,       /* letting go of those */
 	PROFILE_WAIT,       /* waiting for others to let go */
@@ -62,6 +64,11 @@ enum {
 	PROFILE_CODE_DROPPED,  /* a store that dropped translations */
 	PROFILE_FLUSH_PAGE,    /* the TLB entries of one page were dropped */
 	PROFILE_HOST_FAULT,    /* a copied instruction raised a signal */
+	/* Why ring 3 stopped to be run directly: */
+	PROFILE_DIRECT_MAPPED,  /* pages to map, whereupon it went on */
+	PROFILE_DIRECT_SYSCALL, /* a system call */
+	PROFILE_DIRECT_FAULT,   /* a fault, or what is to be translated */
+	PROFILE_DIRECT_KICK,    /* an interrupt, or somebody else wants this CPU */
 	PROFILE_COUNTS
 };
 

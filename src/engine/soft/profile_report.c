@@ -24,6 +24,8 @@ static const char *const state_names[PROFILE_STATES] = {
 	[PROFILE_COMMIT] = "bounced stores",
 	[PROFILE_DELIVER] = "exceptions and interrupts",
 	[PROFILE_MMIO] = "devices, by memory",
+	[PROFILE_DIRECT] = "ring 3, directly",
+	[PROFILE_HANDOFF] = "to ring 3 and back",
 	[PROFILE_EVICT] = "evicting translations",
 	[PROFILE_PASS] = "letting go of evicted translations",
 	[PROFILE_WAIT] = "waiting for room for translations",
@@ -46,6 +48,10 @@ static const char *const count_names[PROFILE_COUNTS] = {
 	[PROFILE_CODE_DROPPED] = "stores that dropped translations",
 	[PROFILE_FLUSH_PAGE] = "TLB flushes of a page",
 	[PROFILE_HOST_FAULT] = "signals of copied instructions",
+	[PROFILE_DIRECT_MAPPED] = "ring 3 stopped for pages to map",
+	[PROFILE_DIRECT_SYSCALL] = "ring 3 stopped for a system call",
+	[PROFILE_DIRECT_FAULT] = "ring 3 stopped for a fault",
+	[PROFILE_DIRECT_KICK] = "ring 3 stopped for an event",
 };
 
 static const char *const bounce_names[SOFT_BOUNCE_DISCARD + 1] = {

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "engine/soft/cache.h"
+#include "engine/soft/direct.h"
 #include "engine/soft/disasm.h"
 #include "engine/soft/profile.h"
 #include "engine/soft/slots.h"
@@ -208,6 +209,8 @@ static bool take_events(struct soft_cpu *cpu)
 			cpu->irq_pending = 0;
 		} else {
 			cpu->exit_link = NULL;
+			if (soft_cpl(cpu) == 3)
+				soft_direct_tick(cpu);
 			soft_interrupt(cpu, (unsigned)vector);
 		}
 	}
@@ -435,6 +438,14 @@ static const void *next_code(struct soft_cpu *cpu)
 		}
 		if (cpu->watch.code || cpu->watch.again)
 			soft_before_insn(cpu);
+		if (soft_direct_wanted(cpu)) {
+			if (!cpu->direct_pass && cpu->rip >> 12 != cpu->direct_stay && !cpu->single && !cpu->recheck) {
+				soft_direct_run(cpu);
+				continue;
+			}
+			cpu->direct_pass = false; /* translation goes on, and comes back soon */
+			atomic_fetch_or(&cpu->kick, SOFT_KICK_PASS);
+		}
 		struct soft_jc_entry *e = &cpu->jc[soft_jc_index(cpu->rip)];
 		if (e->rip == cpu->rip && e->mode == cpu->mode && !cpu->exit_link && !cpu->recheck && !cpu->single)
 			return (const void *)(uintptr_t)e->code; /* only flat modes are ever entered */

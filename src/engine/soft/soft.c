@@ -14,6 +14,7 @@
 #include "base/sanitized.h"
 #include "engine/soft/cache.h"
 #include "engine/soft/cpu.h"
+#include "engine/soft/direct.h"
 #include "engine/soft/profile.h"
 #include "engine/soft/run.h"
 #include "engine/soft/vm.h"
@@ -162,9 +163,9 @@ static bool has_option(const char *options, const char *name)
 }
 
 /* What can be switched off, to find what is wrong or what it buys. */
-static const char *const option_names[] = { "one-insn",      "all-hot",    "no-avx512",   "no-groups",
-					    "no-interleave", "no-loops",   "no-revive",   "no-slots",
-					    "no-traces",     "no-guesses", "small-cache", "perf-map" };
+static const char *const option_names[] = { "one-insn",  "all-direct",    "all-hot",     "no-avx512", "no-direct",
+					    "no-groups", "no-interleave", "no-loops",    "no-revive", "no-slots",
+					    "no-traces", "no-guesses",    "small-cache", "perf-map" };
 
 static int check_options(const char *options, struct error *err)
 {
@@ -175,12 +176,13 @@ static int check_options(const char *options, struct error *err)
 		for (unsigned i = 0; i < sizeof(option_names) / sizeof(*option_names); i++)
 			known |= n == strlen(option_names[i]) && !strncmp(p, option_names[i], n);
 		if (!known)
-			return error_set(err, -EINVAL,
-					 "unknown option '%.*s' of the soft engine (it has one-insn, all-hot, "
-					 "no-avx512, no-groups, no-interleave, no-loops, no-revive, no-slots, "
-					 "no-traces, no-guesses, "
-					 "small-cache, perf-map)",
-					 (int)n, p);
+			return error_set(
+			    err, -EINVAL,
+			    "unknown option '%.*s' of the soft engine (it has one-insn, all-direct, all-hot, "
+			    "no-avx512, no-direct, no-groups, no-interleave, no-loops, no-revive, no-slots, "
+			    "no-traces, no-guesses, "
+			    "small-cache, perf-map)",
+			    (int)n, p);
 		p += n + (p[n] == ',');
 	}
 	return 0;
@@ -217,6 +219,8 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_config *co
 	s->no_traces = has_option(config->options, "no-traces");
 	s->no_groups = has_option(config->options, "no-groups");
 	s->no_avx512 = has_option(config->options, "no-avx512");
+	s->no_direct = has_option(config->options, "no-direct");
+	s->all_direct = has_option(config->options, "all-direct") && !s->no_direct;
 	s->tsc_start = host_tsc_sample();
 	find_xsave_parts(s);
 	unsigned a, b, c, d;
@@ -236,7 +240,8 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_config *co
 	return 0;
 }
 
-static int soft_vm_map(struct engine_vm *vm, uint64_t gpa, void *hva, uint64_t size, unsigned flags, struct error *err)
+static int soft_vm_map(struct engine_vm *vm, uint64_t gpa, void *hva, int fd, uint64_t size, unsigned flags,
+		       struct error *err)
 {
 	struct soft_vm *s = &vm->soft;
 	if (s->regions == SOFT_MAX_REGIONS)
@@ -252,6 +257,7 @@ static int soft_vm_map(struct engine_vm *vm, uint64_t gpa, void *hva, uint64_t s
 	r->gpa = gpa;
 	r->size = size;
 	r->hva = hva;
+	r->fd = fd;
 	r->readonly = flags & ENGINE_MEM_READONLY;
 	s->regions++;
 	return 0;
@@ -272,6 +278,7 @@ static int soft_vcpu_create(struct engine_vcpu **out, struct engine_vm *vm, unsi
 	struct soft_cpu *cpu = &vcpu->cpu;
 	cpu->self = cpu;
 	cpu->vm = &vm->soft;
+	cpu->all_direct = vm->soft.all_direct;
 	cpu->index = index;
 	cpu->cb = cb;
 	cpu->cb_ctx = ctx;
@@ -310,6 +317,7 @@ static void soft_vcpu_destroy(struct engine_vcpu *vcpu)
 			break;
 		}
 	}
+	soft_direct_destroy(&vcpu->cpu);
 	profile_destroy(&vcpu->cpu);
 	munmap(vcpu->cpu.return_guard, SOFT_RETURN_GUARD + SOFT_RETURNS * 16);
 	munmap(vcpu, (sizeof(*vcpu) + 4095) & ~(size_t)4095);
@@ -437,7 +445,7 @@ static void soft_vcpu_run(struct engine_vcpu *vcpu, struct engine_run *run)
 
 static void soft_vcpu_kick(struct engine_vcpu *vcpu, unsigned what)
 {
-	if (atomic_fetch_or(&vcpu->cpu.kick, what) & what & SOFT_KICK_NMI)
+	if (soft_kick(&vcpu->cpu, what) & what & SOFT_KICK_NMI)
 		atomic_fetch_or(&vcpu->cpu.kick, SOFT_KICK_NMI2);
 }
 

@@ -63,7 +63,7 @@ static int setup(void **state)
 	struct error err;
 	m->ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (engine_soft.vm_create(&m->vm, &config, &err) < 0 ||
-	    engine_soft.vm_map(m->vm, 0, m->ram, RAM, 0, &err) < 0 ||
+	    engine_soft.vm_map(m->vm, 0, m->ram, -1, RAM, 0, &err) < 0 ||
 	    engine_soft.vcpu_create(&m->vcpu, m->vm, 0, &callbacks, m, &err) < 0) {
 		print_error("%s\n", err.text);
 		return -1;

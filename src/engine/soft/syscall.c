@@ -35,6 +35,7 @@ void soft_help_syscall(struct soft_cpu *cpu, const struct insn *insn, uint64_t e
 	(void)ea;
 	if (!(cpu->efer & EFER_SCE) || !soft_protected(cpu))
 		soft_raise(cpu, EXC_UD, 0);
+	cpu->kernel_entries++;
 	cpu->gpr[GPR_CX] = next;
 	if (soft_lma(cpu)) {
 		cpu->gpr[11] = rflags;

@@ -237,6 +237,7 @@ void soft_task_switch(struct soft_cpu *cpu, struct soft_desc *d, enum soft_task_
 _Noreturn void soft_stop(struct soft_cpu *cpu, enum engine_exit exit, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* #DB with what DR6 is to show. */
+enum { DR6_BS = 1 << 14 };
 _Noreturn void soft_raise_db(struct soft_cpu *cpu, uint64_t dr6);
 
 /* Does the machine's CPUID offer INVPCID? */

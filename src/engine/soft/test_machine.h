@@ -237,7 +237,7 @@ static inline int test_setup_with(void **state, const char *options)
 	m->ram = mmap(NULL, TEST_RAM + 0x1000, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	mprotect(m->ram, TEST_RAM, PROT_READ | PROT_WRITE);
 	if (engine_soft.vm_create(&m->vm, &config, &err) < 0 ||
-	    engine_soft.vm_map(m->vm, 0, m->ram, TEST_RAM, 0, &err) < 0 ||
+	    engine_soft.vm_map(m->vm, 0, m->ram, -1, TEST_RAM, 0, &err) < 0 ||
 	    engine_soft.vcpu_create(&m->vcpu, m->vm, 0, &callbacks, m, &err) < 0) {
 		print_error("%s\n", err.text);
 		free(m);

@@ -12,6 +12,7 @@
  */
 #include "engine/soft/tlb.h"
 
+#include "engine/soft/direct.h"
 #include "engine/soft/profile.h"
 #include "engine/soft/slots.h"
 
@@ -134,6 +135,7 @@ void soft_tlb_flush(struct soft_cpu *cpu, bool global_too)
 		profile_flush(cpu, global_too);
 	note_stale(cpu);
 	soft_returns_drop(cpu);
+	soft_direct_flush(cpu);
 	soft_slots_flush(cpu, global_too);
 	for (unsigned global = 0; global <= global_too; global++) {
 		for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++)
@@ -214,6 +216,7 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t linear)
 	profile_count(cpu, PROFILE_FLUSH_PAGE);
 	note_stale(cpu);
 	soft_returns_drop(cpu);
+	soft_direct_flush_page(cpu, linear);
 	soft_slots_flush_page(cpu, linear);
 	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
 		struct soft_tlb_entry *entry = &cpu->tlb[mmu][index];

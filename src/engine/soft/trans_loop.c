@@ -14,7 +14,9 @@
  *		number of iterations that any stream stays in its page, to another
  *	fast:	the body, a stream's operand being [register + ...]; out of the loop if its branch says so
  *		again for as many iterations; jump to head
- *	slow:	borrowed registers back; the body as usual, once; jump to entry
+ *	slow:	borrowed registers back; the body as usual, once; jump to entry, or, if kicked, leave
+ *
+ * A kick that was there before the loop began leaves after one iteration: whoever set it counts on some progress.
  *
  * Registers that the loop does not mention are borrowed for the host addresses and the count: their values wait in gpr[],
  * where the way out takes them from. Operands that are no streams are checked by the TLB in their place; what that can't
@@ -212,7 +214,7 @@ static void fast_body(struct trans *t, const uint8_t *head)
 }
 
 /* Ways out of the fast code, all with the borrowed registers in use. */
-static void loop_exits(struct trans *t, uint8_t *kicked)
+static void loop_exits(struct trans *t, const uint8_t *entry, uint8_t *again)
 {
 	struct trans_loop *l = &t->loop;
 	for (unsigned k = l->leaves; k-- > 0;) {
@@ -225,8 +227,10 @@ static void loop_exits(struct trans *t, uint8_t *kicked)
 		else
 			trans_side_edge(t, trans_rip(t, i + 1) + (uint64_t)t->insn[i].imm, i);
 	}
-	emit_patch(kicked, t->e.p);
-	restore(t);
+	/* After a slow iteration: */
+	emit_patch(again, t->e.p);
+	emit_gs_cmp8(&t->e, CPU_OFF(kick), 0);
+	emit_patch(emit_jcc(&t->e, CC_Z, false), entry);
 	t->flags = FLAGS_DEAD;
 	trans_dispatch(t, t->b->rip);
 	for (unsigned k = 0; k < l->bails; k++) {
@@ -258,6 +262,7 @@ void trans_loop(struct trans *t)
 		misses[k] = check_stream(t, &l->stream[k]);
 	fast_body(t, head);
 
+	emit_patch(kicked, e->p);
 	for (unsigned k = 0; k < l->streams; k++)
 		emit_patch(misses[k], e->p);
 	/* By way of the dispatcher they would come to this block's start again, which does not have them missed in C. */
@@ -274,8 +279,8 @@ void trans_loop(struct trans *t)
 	}
 	t->in_group = false;
 	trans_need_flags(t);
-	emit_patch(emit_jcc(e, t->insn[t->n - 1].cond, false), entry);
+	uint8_t *again = emit_jcc(e, t->insn[t->n - 1].cond, false);
 	trans_edge(t, 0, trans_rip(t, t->n), t->n - 1);
-	loop_exits(t, kicked);
+	loop_exits(t, entry, again);
 	t->done = true;
 }

@@ -20,12 +20,15 @@ struct soft_region {
 	uint8_t *hva;
 	_Atomic uint8_t *page_flags;     /* a byte a page: SOFT_PAGE_* */
 	struct soft_block **page_blocks; /* and a list: what was translated from it (cache.c's) */
+	int fd;                          /* what hva maps, from its beginning; or -1 */
 	bool readonly;
 };
 /* A page with any of them is *watched*: no write tag for it is in a TLB, so that each store comes to soft_code_written. */
 enum {
 	SOFT_PAGE_CODE = 1,  /* it holds translated code (cache.c) */
 	SOFT_PAGE_CLEAN = 2, /* the dirty log is on, and the page was not written since it was taken (dirty.c) */
+	/* Not one of them: a stub may be able to write to it (direct_map.c). */
+	SOFT_PAGE_DIRECT = 4,
 };
 
 struct soft_vm {
@@ -44,6 +47,8 @@ struct soft_vm {
 	bool no_guesses;    /* of where jumps by way of memory go */
 	bool no_revive;     /* what a store has dropped is translated again */
 	bool no_avx512;     /* CPUID does not show it */
+	bool no_direct;     /* ring 3 is never run directly; or always, where it can be: */
+	bool all_direct;
 	unsigned max_block; /* instructions in a block at most */
 	unsigned trace;
 	FILE *trace_file;
