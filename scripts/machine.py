@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
@@ -175,6 +176,32 @@ class Machine:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.process.stdin.close()
+
+
+class Watch(threading.Thread):
+    """Looks at a Plures process until told to stop, or until it ends: the most kilobytes that it had beside the guest's memory,
+    and the seconds that its CPUs have been ready to run but not running."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.pid, self.most, self.delayed, self.looks, self.done = pid, 0, 0, 0, threading.Event()
+        self.start()
+
+    def stop(self):
+        self.done.set()
+        self.join()
+
+    def run(self):
+        while not self.done.wait(0.2):
+            with contextlib.suppress(OSError, TypeError, IndexError):  # it ends
+                self._look()
+
+    def _look(self):
+        mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", pathlib.Path(f"/proc/{self.pid}/smaps").read_text(), flags=re.M)[1:]
+        kb = sum(int(re.search(r"^Pss:\s+(\d+) kB", m, re.M)[1]) for m in mappings if "memfd:plures-ram" not in m)
+        self.most, self.looks = max(self.most, kb), self.looks + bool(kb)
+        threads = [t for t in pathlib.Path(f"/proc/{self.pid}/task").iterdir() if (t / "comm").read_text().startswith("vcpu")]
+        self.delayed = max(self.delayed, sum(int((t / "schedstat").read_text().split()[1]) for t in threads) / 1e9)
 
 
 def run(argv, timeout=60, **options):

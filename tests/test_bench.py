@@ -42,6 +42,18 @@ def test_every_program(plures, programs, tmp_path):
 
 
 @pytest.mark.plures
+def test_pauses(plures, tmp_path):
+    file = tmp_path / "pauses.json"
+    r = subprocess.run([sys.executable, str(TOP / "bench" / "pauses.py"), "--only", "compile-2-small", "--time", "2", "--json", str(file)],
+                       capture_output=True, text=True, timeout=300)
+    if "can't be compiled" in r.stderr:
+        pytest.skip(r.stderr)
+    assert r.returncode == 0 and "\ncompile-2-small " in r.stdout, r.stdout + r.stderr
+    numbers = json.loads(file.read_text())["compile-2-small"]
+    assert numbers["evicted"] > 0 and numbers["evict"] > 0 and numbers["let_go"] > 0 and numbers["mb"] > 1
+
+
+@pytest.mark.plures
 def test_bad_arguments(plures, programs, tmp_path):
     for options, says in ((["--only", "sieve,nothing"], "no program is called nothing"), (["--group", "all"], "no group is called all"),
                           (["--columns", "bochs"], "no column is called bochs"),

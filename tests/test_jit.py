@@ -4,7 +4,6 @@ and the process stays small."""
 import json
 import re
 import subprocess
-import threading
 
 import pytest
 from conftest import guest_build, machine
@@ -13,25 +12,6 @@ pytestmark = pytest.mark.plures
 
 MOST_KB = 128 << 10  # that a guest of 512 MB may take beyond its memory
 SEED = 7
-
-
-class Watch(threading.Thread):
-    """Looks at a process until told to stop: the most kilobytes that it had beside the guest's memory."""
-
-    def __init__(self, pid):
-        super().__init__(daemon=True)
-        self.pid, self.most, self.looks, self.done = pid, 0, 0, threading.Event()
-        self.start()
-
-    def run(self):
-        while not self.done.wait(0.2):
-            try:
-                with open(f"/proc/{self.pid}/smaps") as f:
-                    mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", f.read(), flags=re.M)[1:]
-            except OSError:
-                return
-            kb = sum(int(re.search(r"^Pss:\s+(\d+) kB", m, re.M)[1]) for m in mappings if "memfd:plures-ram" not in m)
-            self.most, self.looks = max(self.most, kb), self.looks + bool(kb)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +40,9 @@ def test_code_for_ever(plures, kernel, initramfs, stress, tmp_path, kind, jobs, 
     with machine.Machine(machine.plures(kernel(), initrd=initramfs(f"stress {work}; echo status $?", {"bin/stress": stress}), memory="512M", cpus=cpus,
                                         append=f"{machine.CONSOLE} quiet",
                                         options=["--profile", profile, *(["--engine-options", options] if options else [])])) as vm:
-        watch = Watch(vm.pid)
+        watch = machine.Watch(vm.pid)
         vm.wait(timeout=120 + jobs)
-        watch.done.set()
+        watch.stop()
     said = vm.output[-3000:] + vm.errors
     assert vm.code == 0 and "== end\nstatus 0\n" in vm.output, said
     here = subprocess.run([stress, *work.split()], capture_output=True, text=True, timeout=60 + jobs)
