@@ -129,11 +129,15 @@ struct prefixes {
 	bool vex_ud; /* a prefix that a VEX instruction must not have, or a bad map */
 };
 
-/* Returns the first byte that is none. A REX that is not last before the opcode counts for nothing. */
-static uint8_t take_prefixes(struct insn *insn, struct prefixes *pf, struct cursor *c, enum insn_mode mode)
+/* Bytes that are prefixes in some mode, a bit each. */
+static const uint64_t is_prefix[4] = { 0x4040404000000000, 0x000000f00000ffff, 0, 0x000d000000000000 };
+
+/* Returns the first byte that is none, b being the one that was just taken. A REX that is not last before the opcode counts
+ * for nothing. */
+static __attribute__((noinline)) uint8_t take_more_prefixes(struct insn *insn, struct prefixes *pf, struct cursor *c,
+							    enum insn_mode mode, uint8_t b)
 {
-	for (;;) {
-		uint8_t b = take(c, 1);
+	for (;; b = take(c, 1)) {
 		switch (b) {
 		case 0x26:
 		case 0x2e:
@@ -171,6 +175,21 @@ static uint8_t take_prefixes(struct insn *insn, struct prefixes *pf, struct curs
 		}
 		insn->rex = 0;
 	}
+}
+
+/* Mostly there is no prefix, or REX alone: which of the two, no branch predictor knows. */
+static inline uint8_t take_prefixes(struct insn *insn, struct prefixes *pf, struct cursor *c, enum insn_mode mode)
+{
+	uint8_t b = take(c, 1);
+	if (c->avail >= 2) {
+		unsigned rex = mode == INSN_MODE_64 && (b & 0xf0) == 0x40;
+		insn->rex = b & -rex;
+		c->pos += rex;
+		b = c->bytes[rex];
+	}
+	if (is_prefix[b >> 6] >> (b & 63) & 1)
+		return take_more_prefixes(insn, pf, c, mode, b);
+	return b;
 }
 
 static void take_vex(struct insn *insn, struct prefixes *pf, struct cursor *c, enum insn_mode mode, bool three)
@@ -341,30 +360,25 @@ static bool modrm_follows(const struct insn *insn)
 
 /* ---- rows ---- */
 
-static bool mask_fits(unsigned mask, unsigned n)
+static inline bool mask_fits(unsigned mask, unsigned n)
 {
-	return !mask || (mask >> n) & 1;
+	return (mask == 0) | (mask >> n & 1);
 }
 
-static bool row_fits(const struct insn_row *row, const struct insn *insn, enum insn_mode mode)
+static inline bool row_fits(const struct insn_row *row, const struct insn *insn, uint32_t wrong)
 {
-	if (!mask_fits(row->pp, insn->vpp))
-		return false;
-	if (row->flags & (ROW_NO64 | ROW_ONLY64 | ROW_MEM_ONLY | ROW_REG_ONLY)) {
-		if (row->flags & (mode == INSN_MODE_64 ? ROW_NO64 : ROW_ONLY64))
-			return false;
-		if (row->flags & (insn->mem ? ROW_REG_ONLY : ROW_MEM_ONLY))
-			return false;
-	}
-	return mask_fits(row->slash, (insn->modrm >> 3) & 7) && mask_fits(row->rm_mask, insn->modrm & 7) &&
-	       mask_fits(row->sel_w, insn->w) && mask_fits(row->sel_l, insn->vl);
+	/* All of it, since which of them decides is as good as random. */
+	return !(row->flags & wrong) & mask_fits(row->pp, insn->vpp) & mask_fits(row->slash, (insn->modrm >> 3) & 7) &
+	       mask_fits(row->rm_mask, insn->modrm & 7) & mask_fits(row->sel_w, insn->w) &
+	       mask_fits(row->sel_l, insn->vl);
 }
 
-static const struct insn_row *find_row(const struct insn *insn, enum insn_mode mode, unsigned first)
+static inline const struct insn_row *find_row(const struct insn *insn, enum insn_mode mode, unsigned first)
 {
+	uint32_t wrong = (mode == INSN_MODE_64 ? ROW_NO64 : ROW_ONLY64) | (insn->mem ? ROW_REG_ONLY : ROW_MEM_ONLY);
 	if (first) {
 		for (const struct insn_row *row = &insn_rows[first + 1]; row->name; row++)
-			if (row_fits(row, insn, mode))
+			if (row_fits(row, insn, wrong))
 				return row;
 	}
 	return &insn_rows[0];
@@ -372,28 +386,20 @@ static const struct insn_row *find_row(const struct insn *insn, enum insn_mode m
 
 /* ---- sizes ---- */
 
-static uint8_t operand_size(const struct insn *insn, enum insn_mode mode)
+static inline uint8_t operand_size(const struct insn *insn, enum insn_mode mode)
 {
+	/* By whether the size is of 16 bits, and by REX.W; in the last row, which is OS_V's with ROW_DEF64, and in OS_N's only in 64-bit mode. */
+	static const uint8_t size[6][2][2] = {
+		[OS_V] = { { 4, 8 }, { 2, 8 } }, [OS_B] = { { 1, 1 }, { 1, 1 } }, [OS_Y] = { { 4, 8 }, { 4, 8 } },
+		[OS_Z] = { { 4, 4 }, { 2, 4 } }, [OS_N] = { { 8, 8 }, { 8, 8 } }, [OS_N + 1] = { { 8, 8 }, { 2, 8 } },
+	};
 	const struct insn_row *row = insn->row;
-	bool mode64 = mode == INSN_MODE_64;
+	bool mode64 = mode == INSN_MODE_64, w = insn->w && mode64;
 	bool is16 = (insn->opsz66 && !insn->opsz_mandatory) != (mode == INSN_MODE_16);
-	switch ((enum row_opsize)row->opsize) {
-	case OS_B:
-		return 1;
-	case OS_Y:
-		return insn->w && mode64 ? 8 : 4;
-	case OS_N:
-		return mode64 ? 8 : 4;
-	case OS_Z:
-		return is16 && !(insn->w && mode64) ? 2 : 4;
-	case OS_V:
-		break;
-	}
-	if (insn->w && mode64)
-		return 8;
-	if (is16)
-		return 2;
-	return mode64 && row->flags & ROW_DEF64 ? 8 : 4;
+	unsigned kind = row->opsize;
+	if (kind == OS_V && mode64 && (row->flags & ROW_DEF64))
+		kind = OS_N + 1;
+	return kind == OS_N && !mode64 ? 4 : size[kind][is16][w];
 }
 
 static unsigned size_in_bytes(const struct insn *insn, unsigned size, enum insn_mode mode)
