@@ -68,7 +68,7 @@ enum {
 	SMALL_REGION_CODE = 128 << 10, /* with small_cache; half of it is CODE_SLACK */
 	EVICT_AHEAD = 2,               /* regions */
 	EVICT_AT_ONCE = 4,             /* blocks, with each that is made */
-	HASH_BITS = 16,
+	HASH_BITS = 17,
 	LESSON_BITS = 13,
 	ASIDE_BITS = 14,
 	WRITTEN_BITS = 15,
