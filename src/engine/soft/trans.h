@@ -124,6 +124,11 @@ struct trans {
 	uint16_t live[TRANS_MAX + 1]; /* flags needed at the start of each; [n] at the end */
 	unsigned n;
 	unsigned sides; /* Jcc's that are not the last */
+	struct {
+		uint64_t rip;
+		uint16_t flags;
+	} needed[16]; /* what trans_flags_needed has found */
+	unsigned asked;
 	enum flag_state flags;
 	struct trans_stub stub[TRANS_MAX * 2];
 	unsigned stubs;

@@ -39,10 +39,8 @@ static bool same_page(const struct trans *t, uint64_t rip)
 	return t->flat && (rip ^ t->b->rip) < 4096;
 }
 
-uint16_t trans_flags_needed(struct trans *t, uint64_t rip)
+static uint16_t look_ahead(struct trans *t, uint64_t rip)
 {
-	if (!same_page(t, rip))
-		return FLAG_ARITH;
 	unsigned at = rip & 0xfff, lo = at;
 	uint16_t needed = 0, unknown = FLAG_ARITH;
 	for (unsigned k = 0; k < LOOK_AHEAD && unknown; k++) {
@@ -62,6 +60,21 @@ uint16_t trans_flags_needed(struct trans *t, uint64_t rip)
 	if (at > t->b->hi)
 		t->b->hi = (uint16_t)at;
 	return needed | unknown;
+}
+
+uint16_t trans_flags_needed(struct trans *t, uint64_t rip)
+{
+	if (!same_page(t, rip))
+		return FLAG_ARITH;
+	for (unsigned i = 0; i < t->asked; i++)
+		if (t->needed[i].rip == rip)
+			return t->needed[i].flags;
+	uint16_t flags = look_ahead(t, rip);
+	if (t->asked < sizeof(t->needed) / sizeof(*t->needed)) {
+		t->needed[t->asked].rip = rip;
+		t->needed[t->asked++].flags = flags;
+	}
+	return flags;
 }
 
 void trans_dispatch(struct trans *t, uint64_t rip)

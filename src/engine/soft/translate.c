@@ -176,7 +176,7 @@ static bool decode_crossing(struct trans *t, unsigned off, uint64_t gpa2, enum t
 static bool decode(struct trans *t, uint64_t gpa2, unsigned max, enum translate_why *why)
 {
 	unsigned start = t->b->gpa & 0xfff, off = start;
-	t->n = t->sides = 0;
+	t->n = t->sides = t->asked = 0;
 	t->b->lo = (uint16_t)start;
 	while (t->n < max && off < 4096) {
 		struct insn *in = &t->insn[t->n];
