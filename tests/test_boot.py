@@ -150,7 +150,7 @@ def test_boot(argv, kernel, initramfs, name, cpus, memory):
 
 
 @pytest.mark.plures
-@pytest.mark.parametrize("options", ["no-direct,no-groups,no-guesses,no-interleave,no-loops,no-revive,no-slots,no-traces", "all-direct,all-hot", "all-hot", pytest.param("one-insn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("options", ["no-direct,no-groups,no-guesses,no-interleave,no-loops,no-rename,no-revive,no-slots,no-traces", "all-direct,all-hot", "all-hot", pytest.param("one-insn", marks=pytest.mark.slow)])
 def test_optimisations(kernel, initramfs, options):
     """The soft engine's, all off and all on at once."""
     vm, said = boot(machine.plures, kernel(), initramfs(SCRIPT), cpus=2, options=["--engine", "soft", "--soft-opt", options], timeout=300)

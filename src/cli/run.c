@@ -521,7 +521,7 @@ static const struct cli_option options[] = {
 		  "what to "
 		  "translate without, should it be suspected: no-groups, no-interleave, no-loops, no-revive, no-slots, "
 		  "no-traces, "
-		  "no-guesses, "
+		  "no-guesses, no-rename, "
 		  "one-insn; or "
 		  "in another "
 		  "way: all-hot, "

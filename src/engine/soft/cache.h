@@ -50,6 +50,9 @@ enum {
 	SOFT_MAP_XSAVE = 1, /* rax and rdx are in scratch[0] and [1] */
 	SOFT_MAP_LOOP = 3,  /* the values of registers in `borrowed` are in gpr[] */
 	SOFT_MAP_STACK = 2, /* an address that is not canonical is #SS */
+	SOFT_MAP_KIND = 3,
+	SOFT_MAP_RENAMED =
+	    4, /* besides: guest r10, r11 and r15 are where `renamed` says, whose own values are in gpr[] */
 };
 
 struct soft_block {
@@ -61,9 +64,10 @@ struct soft_block {
 	bool dead;
 	bool heated; /* it is hot, or counts how often it is entered */
 
-	uint16_t lo, hi;   /* bytes of the first page that it depends on: [lo, hi) */
-	uint16_t hi2;      /* bytes of the second page: [0, hi2) */
-	uint16_t borrowed; /* guest registers that a loop's fast code uses for itself */
+	uint16_t lo, hi;    /* bytes of the first page that it depends on: [lo, hi) */
+	uint16_t hi2;       /* bytes of the second page: [0, hi2) */
+	uint8_t renamed[3]; /* the guest registers whose places r10, r11 and r15 have, or INSN_NO_REG */
+	uint16_t borrowed;  /* guest registers that a loop's fast code uses for itself */
 	unsigned maps;
 	struct soft_map *map;
 	uint64_t gpa2;     /* the second page's address when it crosses, else 0 */

@@ -52,6 +52,29 @@ CODE64(by_memory,
        "mov rax, [0x407000]; 1: lea rax, [rip + 3f]; lea rdx, [rip + 4f]; test cl, 7; cmovz rax, rdx; mov [0x407000], "
        "rax; cmp rcx, r8; jmp qword ptr [0x407000]; 3: adc r11, 1; 4: adc r10, 0; dec rcx; jnz 1b");
 
+/* r10, r11 and r15 in the places of others, where something is stored, faults, leaves or calls C; LOCK and PUSH make that no loop as
+ * above. */
+LOOP(places, "mov r10, [rsi]; add r11, r10; xor r15, r11; lea r10, [r10 + r15 * 2 + 5]; add [rdi], r10; mov r11b, "
+	     "r10b; adc r15, "
+	     "r11; lock xadd [rdi + 8], r15; push r10; setc r10b; pop r11; mov [rdi + 16], r15w; add rsi, 8; add rdi, "
+	     "12; dec rcx");
+LOOP(places_left,
+     "mov r10, [rsi]; mov r11, r10; test r10b, 3; jz 2f; add r15, r11; imul r15, r10; cmp r15, r11; jb 2f; lock add "
+     "[rdi], r15; adc r11, 0; 2: push r11; add rsi, 8; pop rax; dec rcx");
+LOOP(places_addressed,
+     "lea r10, [rsi - 8]; mov r11, [r10]; mov r15, [r10 + 8]; add r11, r15; mov [r10 + 16], r11; lock inc dword ptr "
+     "[r10 + 24]; and r11, 0x7f; movzx eax, byte ptr [r10 + r11]; add [rdi + r11 * 4], rax; add rsi, 8; dec rcx");
+LOOP(places_divide,
+     "mov r10, [rsi]; mov eax, r10d; xor edx, edx; mov r11, r10; lea r15, [r11 + r10]; and r10d, 31; lock add [rdi], "
+     "r15; div r10d; add r15, r11; add rsi, 8; dec rcx");
+LOOP(places_aligned,
+     "mov r10, rsi; mov r11, [r10 + 4]; add r15, r11; and r15d, 0x3f0; lock or [rdi], r15; movaps xmm0, [r10 + r15]; "
+     "xor r11, r10; add rsi, 16; dec rcx");
+LOOP(places_all,
+     "mov r10, [rsi]; add r11, r10; add r15, r11; xor rax, r10; add rbx, rax; add rdx, rbx; add rbp, rdx; add r8, rbp; "
+     "add r9, r8; add r12, r9; add r13, r12; add r14, r13; lock add [rdi], r15; and r11, 0xff8; add r14, [rsi + r11]; "
+     "mov [rdi + r11], r10; ror r15, 3; add rsi, 8; dec rcx");
+
 /* Traces: branches forward that are sometimes taken, with and without anyone who needs their flags. */
 LOOP(sides, "mov rax, [rsi]; test al, 1; jz 2f; add [rsi + 8], rax; test al, 2; jz 2f; mov [rsi + 16], rax; cmp rax, "
 	    "[rsi + 24]; "
@@ -202,6 +225,12 @@ TEST(flags)
 TEST(carries)
 TEST(many)
 TEST(chain)
+TEST(places)
+TEST(places_left)
+TEST(places_addressed)
+TEST(places_divide)
+TEST(places_aligned)
+TEST(places_all)
 TEST(by_memory)
 TEST(derived)
 TEST(columns)
@@ -242,14 +271,25 @@ int main(void)
 {
 #define ROW(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		ROW(copies),          ROW(backwards),     ROW(indexed),     ROW(vectors),
-		ROW(strided),         ROW(table),         ROW(in_memory),   ROW(high),
-		ROW(same_place),      ROW(aligned),       ROW(divides),     ROW(flags),
-		ROW(carries),         ROW(many),          ROW(own_code),    ROW(chain),
-		ROW(sides),           ROW(side_flags),    ROW(side_stack),  ROW(side_writes),
-		ROW(side_memory),     ROW(derived),       ROW(columns),     ROW(downwards),
-		ROW(pointer),         ROW(shifted),       ROW(turns),       ROW(turns_moved),
-		ROW(turns_in_memory), ROW(turns_through), ROW(turns_stack), ROW(by_memory),
+		ROW(copies),          ROW(backwards),
+		ROW(indexed),         ROW(vectors),
+		ROW(strided),         ROW(table),
+		ROW(in_memory),       ROW(high),
+		ROW(same_place),      ROW(aligned),
+		ROW(divides),         ROW(flags),
+		ROW(carries),         ROW(many),
+		ROW(own_code),        ROW(chain),
+		ROW(sides),           ROW(side_flags),
+		ROW(side_stack),      ROW(side_writes),
+		ROW(side_memory),     ROW(derived),
+		ROW(columns),         ROW(downwards),
+		ROW(pointer),         ROW(shifted),
+		ROW(turns),           ROW(turns_moved),
+		ROW(turns_in_memory), ROW(turns_through),
+		ROW(turns_stack),     ROW(places),
+		ROW(places_left),     ROW(places_addressed),
+		ROW(places_divide),   ROW(places_aligned),
+		ROW(places_all),      ROW(by_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -485,11 +485,19 @@ const void *soft_next(struct soft_cpu *cpu)
 
 /* ---- Faults of copied instructions ---- */
 
-static void take_registers(struct soft_cpu *cpu, const greg_t *g, unsigned but)
+static void take_registers(struct soft_cpu *cpu, const greg_t *g, const struct soft_block *b, const struct soft_map *m)
 {
+	static const uint8_t in_memory[] = { 10, 11, 15 };
+	unsigned but = (m->special & SOFT_MAP_KIND) == SOFT_MAP_LOOP ? b->borrowed : 0;
 	enum { NOT_HELD = -1 }; /* and not 0, which is REG_R8 */
 	static const int8_t reg[16] = { REG_RAX, REG_RCX, REG_RDX,  REG_RBX,  REG_R15, REG_RBP, REG_RSI, REG_RDI,
 					REG_R8,  REG_R9,  NOT_HELD, NOT_HELD, REG_R12, REG_R13, REG_R14, NOT_HELD };
+	for (unsigned k = 0; k < 3 && (m->special & SOFT_MAP_RENAMED); k++) {
+		if (b->renamed[k] != INSN_NO_REG) {
+			cpu->gpr[in_memory[k]] = (uint64_t)g[reg[b->renamed[k]]];
+			but |= 1u << b->renamed[k];
+		}
+	}
 	for (unsigned i = 0; i < 16; i++) {
 		if (reg[i] != NOT_HELD && !(but >> i & 1))
 			cpu->gpr[i] = (uint64_t)g[reg[i]];
@@ -542,12 +550,12 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 		return;
 	}
 	profile_count(cpu, PROFILE_HOST_FAULT);
-	take_registers(cpu, g, m->special == SOFT_MAP_LOOP ? b->borrowed : 0);
-	if (m->special == SOFT_MAP_XSAVE) {
+	take_registers(cpu, g, b, m);
+	if ((m->special & SOFT_MAP_KIND) == SOFT_MAP_XSAVE) {
 		cpu->gpr[0] = cpu->scratch[0];
 		cpu->gpr[2] = cpu->scratch[1];
 	}
-	if (m->special == SOFT_MAP_STACK && vector == EXC_GP)
+	if ((m->special & SOFT_MAP_KIND) == SOFT_MAP_STACK && vector == EXC_GP)
 		vector = EXC_SS;
 	if (m->flags_host)
 		cpu->flags = (uint32_t)((g[REG_EFL] & 0xff) << 8 | (g[REG_EFL] >> 11 & 1));

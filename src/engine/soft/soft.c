@@ -163,9 +163,9 @@ static bool has_option(const char *options, const char *name)
 }
 
 /* What can be switched off, to find what is wrong or what it buys. */
-static const char *const option_names[] = { "one-insn",  "all-direct",    "all-hot",     "no-avx512", "no-direct",
-					    "no-groups", "no-interleave", "no-loops",    "no-revive", "no-slots",
-					    "no-traces", "no-guesses",    "small-cache", "perf-map" };
+static const char *const option_names[] = { "one-insn",  "all-direct",    "all-hot",   "no-avx512",   "no-direct",
+					    "no-groups", "no-interleave", "no-loops",  "no-revive",   "no-slots",
+					    "no-traces", "no-guesses",    "no-rename", "small-cache", "perf-map" };
 
 static int check_options(const char *options, struct error *err)
 {
@@ -180,7 +180,7 @@ static int check_options(const char *options, struct error *err)
 			    err, -EINVAL,
 			    "unknown option '%.*s' of the soft engine (it has one-insn, all-direct, all-hot, "
 			    "no-avx512, no-direct, no-groups, no-interleave, no-loops, no-revive, no-slots, "
-			    "no-traces, no-guesses, "
+			    "no-traces, no-guesses, no-rename, "
 			    "small-cache, perf-map)",
 			    (int)n, p);
 		p += n + (p[n] == ',');
@@ -214,6 +214,7 @@ static int soft_vm_create(struct engine_vm **out, const struct engine_config *co
 	s->no_loops = has_option(config->options, "no-loops");
 	s->no_slots = has_option(config->options, "no-slots");
 	s->no_interleave = has_option(config->options, "no-interleave");
+	s->no_rename = has_option(config->options, "no-rename");
 	s->no_guesses = has_option(config->options, "no-guesses");
 	s->no_revive = has_option(config->options, "no-revive");
 	s->no_traces = has_option(config->options, "no-traces");

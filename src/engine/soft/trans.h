@@ -5,6 +5,7 @@
  *   translate.c    decodes the block, computes flag liveness, calls the emitter of each instruction
  *   trans_mem.c    addresses, the TLB check, its slow path out of line; where the flags are
  *   trans_group.c  several accesses by one check
+ *   trans_rename.c guest registers that live in memory, elsewhere for a block's length
  *   trans_loop.c   loops of one block; trans_stream.c: their operands
  *   trans_copy.c   instructions that are copied
  *   trans_flow.c   branches, block exits, helpers
@@ -16,6 +17,9 @@
 #include "engine/soft/cache.h"
 #include "engine/soft/cpu.h"
 #include "engine/soft/emit.h"
+
+/* In an instruction: guest RSP's place, which another register has (trans_rename.c). */
+enum { TRANS_RENAMES = 3, TRANS_RSP = 17 };
 
 enum { T0 = HOST_R10, T1 = HOST_R11, HOST_GUEST_RSP = HOST_R15, IN_MEMORY = 0xff };
 
@@ -35,6 +39,7 @@ struct trans_stub {
 	unsigned insn;
 	bool group;
 	uint8_t t1, t1_after; /* the guest registers that T1 holds at resume and at after, as trans.in_t1 */
+	bool renamed;         /* the names of trans_rename.c hold there */
 	bool within;          /* a group goes on after it by what its own check found */
 	bool slotted;         /* the check was of slot `slot` */
 	unsigned slot;
@@ -99,6 +104,7 @@ enum {
 	EXIT_CALL_T0 = 104 /* of an indirect call: rip is in T0 */,
 	EXIT_HOT = 106 /* the block is hot; `from` is its counter */,
 	EXIT_SIDE = 107 /* the branch is the link `side` */,
+	EXIT_RENAMED = 109 /* a side exit, the names of trans_rename.c being in force */,
 	EXIT_OTHER = 108 /* of an indirect jump that goes elsewhere than it was thought to; rip is in T0 */,
 	EXIT_RET = 105 /* of a return that the return stack does not know; rip is in T0 */
 };
@@ -151,9 +157,11 @@ struct trans {
 		bool member;
 	} group[TRANS_MAX];
 	struct trans_loop loop;
-	bool in_group;     /* T0 is held's */
-	unsigned held;     /* the group that T0 is of, by its first instruction, or NO_GROUP */
-	unsigned apart_to; /* the last instruction of the groups so far whose members are apart */
+	unsigned renames, rename_end; /* trans_rename.c: how many, and the first instruction after them */
+	bool renamed;                 /* they are in force where code is emitted now */
+	bool in_group;                /* T0 is held's */
+	unsigned held;                /* the group that T0 is of, by its first instruction, or NO_GROUP */
+	unsigned apart_to;            /* the last instruction of the groups so far whose members are apart */
 	/* Where the access under way is made: base + index + disp. */
 	unsigned base;  /* T0, but in loops */
 	unsigned index; /* the guest's own base register, T0 being what is to be added to it; or EMIT_NONE */
@@ -184,6 +192,7 @@ static inline unsigned host_of(unsigned guest)
 {
 	switch (guest) {
 	case 4:
+	case TRANS_RSP:
 		return HOST_GUEST_RSP;
 	case 10:
 	case 11:
@@ -305,6 +314,14 @@ bool trans_accesses(const struct insn *in);
 
 /* Finds the streams of a loop and gives them registers. False if it is not worth it. */
 bool trans_find_streams(struct trans *t);
+
+/* ---- trans_rename.c ---- */
+
+/* Gives guest r10, r11 and r15 the names of registers that the block does not mention, where it pays. */
+void trans_rename(struct trans *t);
+/* From when the names hold, and from when they don't. Leave flags, T0 and T1 alone. */
+void trans_rename_in(struct trans *t);
+void trans_rename_out(struct trans *t);
 
 /* ---- trans_copy.c ---- */
 void trans_copy(struct trans *t, unsigned i);

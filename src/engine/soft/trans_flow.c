@@ -284,6 +284,10 @@ void trans_jcc(struct trans *t, unsigned i)
 {
 	uint64_t target = branch_target(t, i);
 	trans_need_flags(t);
+	if (t->renamed) {
+		add_exit(t, emit_jcc(&t->e, t->insn[i].cond, false), EXIT_RENAMED, target, i);
+		return;
+	}
 	if (i + 1 < t->n) {
 		side_exit(t, i, target);
 		return;
@@ -689,6 +693,10 @@ static void emit_exit(struct trans *t, const struct trans_exit *x)
 		break;
 	case EXIT_RET:
 		other_return(t, x->from);
+		break;
+	case EXIT_RENAMED:
+		trans_rename_out(t);
+		trans_side_edge(t, x->rip, x->from);
 		break;
 	case EXIT_OTHER:
 		indirect(t, x->from);

@@ -268,7 +268,8 @@ static unsigned group_index(const struct trans *t, unsigned group)
 
 static uint32_t held_off(const struct trans *t, unsigned group)
 {
-	return CPU_OFF(held) + 8u * t->group[group].base;
+	unsigned base = t->group[group].base;
+	return CPU_OFF(held) + 8u * (base == TRANS_RSP ? 4 : base);
 }
 
 static void open_group(struct trans *t, unsigned i)

@@ -87,7 +87,7 @@ void trans_map(struct trans *t, unsigned i, unsigned special)
 	t->map[t->maps++] = (struct soft_map){ .host = trans_offset(t, t->e.p),
 					       .guest = t->at[i],
 					       .flags_host = t->flags == FLAGS_HOST,
-					       .special = (uint8_t)special };
+					       .special = (uint8_t)(special | (t->renamed ? SOFT_MAP_RENAMED : 0)) };
 }
 
 void trans_offset_of(struct trans *t, unsigned i, unsigned dst)
@@ -181,6 +181,7 @@ static struct trans_stub *new_stub(struct trans *t, unsigned i, uint32_t how)
 				  .index = EMIT_NONE,
 				  .t1 = t->in_t1,
 				  .t1_after = INSN_NO_REG,
+				  .renamed = t->renamed,
 				  .within = t->apart_to > i };
 	return s;
 }
@@ -433,6 +434,23 @@ static uint8_t *emit_crossing(struct trans *t, const struct trans_stub *s)
 	return emit_jcc(&t->e, CC_A, false);
 }
 
+/* Out of line: calls a thunk, and leaves for the dispatcher, with the registers where C looks for them. */
+static void call_thunk(struct trans *t, unsigned thunk)
+{
+	if (t->renamed)
+		trans_rename_out(t);
+	emit_call_gs(&t->e, CPU_OFF(thunk) + 8 * thunk);
+	if (t->renamed)
+		trans_rename_in(t);
+}
+
+static void leave_at(struct trans *t, unsigned i)
+{
+	if (t->renamed)
+		trans_rename_out(t);
+	trans_dispatch(t, trans_rip(t, i));
+}
+
 /* The op once more, out of line. */
 static void repeat_op(struct trans *t, const struct trans_stub *s, int disp)
 {
@@ -463,7 +481,7 @@ static void resume_group(struct trans *t, const struct trans_stub *s)
 	emit_gs_cmp8(e, CPU_OFF(stale), 0);
 	emit_patch(emit_jcc(e, CC_Z, false), s->resume);
 	t->flags = s->before;
-	trans_dispatch(t, trans_rip(t, s->insn));
+	leave_at(t, s->insn);
 }
 
 /* With T0 as the op wants it. A group that goes on afterwards may have ended, as above; but the access was begun. */
@@ -484,16 +502,16 @@ static void resume_access(struct trans *t, const struct trans_stub *s, int disp)
 		emit_gs_cmp8(e, CPU_OFF(stale), 0);
 		emit_patch(emit_jcc(e, CC_Z, false), s->resume);
 		repeat_op(t, s, disp);
-		trans_dispatch(t, trans_rip(t, s->insn + 1));
+		leave_at(t, s->insn + 1);
 	}
 	if (!write)
 		return;
 	emit_patch(bounced, e->p);
 	repeat_op(t, s, disp);
 	trans_set_rip(t, trans_rip(t, s->insn + 1));
-	emit_call_gs(e, CPU_OFF(thunk) + 8 * (t->flags == FLAGS_HOST ? SOFT_THUNK_COMMIT : SOFT_THUNK_COMMIT_MEM));
+	call_thunk(t, t->flags == FLAGS_HOST ? SOFT_THUNK_COMMIT : SOFT_THUNK_COMMIT_MEM);
 	if (s->within)
-		trans_dispatch(t, trans_rip(t, s->insn + 1));
+		leave_at(t, s->insn + 1);
 	else
 		restore_t1(t, s->t1_after), emit_jmp_to(e, s->after);
 }
@@ -502,6 +520,7 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 {
 	struct emit *e = &t->e;
 	t->in_t1 = INSN_NO_REG;
+	t->renamed = s->renamed;
 	emit_patch(s->branch, e->p);
 	if (s->helper && s->slotted) {
 		emit_mov(e, 8, T0, T1);
@@ -539,7 +558,7 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 	unsigned thunk = s->slotted ? SOFT_THUNK_SLOT : SOFT_THUNK_MEM;
 	if (s->group)
 		thunk = s->slotted ? SOFT_THUNK_SLOT_GROUP : SOFT_THUNK_GROUP;
-	emit_call_gs(e, CPU_OFF(thunk) + 8 * thunk);
+	call_thunk(t, thunk);
 	int disp = s->constant ? (int)(s->address & 4095) : s->disp;
 	if (s->index != EMIT_NONE)
 		emit_rr(e, EMIT_SUB, 8, T0, s->index);
@@ -549,6 +568,8 @@ static void emit_stub(struct trans *t, const struct trans_stub *s)
 		resume_group(t, s);
 		if (crosses) {
 			emit_patch(crosses, e->p);
+			if (t->renamed)
+				trans_rename_out(t);
 			trans_to_twin(t, s->insn);
 		}
 	} else {
@@ -560,4 +581,5 @@ void trans_emit_stubs(struct trans *t)
 {
 	for (unsigned i = 0; i < t->stubs && !t->failed; i++)
 		emit_stub(t, &t->stub[i]);
+	t->renamed = false;
 }

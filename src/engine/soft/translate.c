@@ -425,10 +425,22 @@ void trans_insn(struct trans *t, unsigned i)
 		t->in_t1 = INSN_NO_REG;
 }
 
+static void end_names(struct trans *t)
+{
+	trans_rename_out(t);
+	t->renamed = false;
+}
+
 static void emit_body(struct trans *t)
 {
 	bool after_sti = false;
+	if (t->renames) {
+		trans_rename_in(t);
+		t->renamed = true;
+	}
 	for (unsigned i = 0; i < t->n && !t->done; i++) {
+		if (t->renamed && i == t->rename_end)
+			end_names(t);
 		trans_group_step(t, i);
 		trans_insn(t, i);
 		bool sti = trans_op_of(t, &t->insn[i]) == OP_STI;
@@ -438,6 +450,8 @@ static void emit_body(struct trans *t)
 	}
 	if (t->done)
 		return;
+	if (t->renamed)
+		end_names(t);
 	if (after_sti) {
 		trans_poll(t, trans_rip(t, t->n));
 	}
@@ -459,6 +473,10 @@ static bool emit_block(struct trans *t, const struct soft_room *room)
 		t->b->link[i] = (struct soft_link){ 0 };
 	t->b->others = NULL;
 	bool loop = trans_is_loop(t);
+	t->renames = 0;
+	t->renamed = false;
+	if (!loop)
+		trans_rename(t);
 	emit_entries(t);
 	emit_heat(t);
 	if (loop)

@@ -44,6 +44,7 @@ struct soft_vm {
 	bool no_groups;     /* each access has its own check */
 	bool no_interleave; /* a group ends where another register addresses memory */
 	bool no_traces;     /* every branch ends a block */
+	bool no_rename;     /* guest r10, r11 and r15 stay in memory */
 	bool no_guesses;    /* of where jumps by way of memory go */
 	bool no_revive;     /* what a store has dropped is translated again */
 	bool no_avx512;     /* CPUID does not show it */
