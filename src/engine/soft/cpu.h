@@ -310,14 +310,16 @@ struct soft_cpu {
 	uint16_t jc_list[2][SOFT_JC_LISTED];
 	unsigned jc_listed[2];
 	/* slots.c's: the page that each holds or held, and where, how misses follow each other, and lists as jc_list, with room for all. */
-	uint64_t slot_page[SOFT_SLOT_IDS], slot_host[SOFT_SLOT_IDS];
 	struct {
-		uint32_t when, quick;
-	} slot_miss[SOFT_SLOT_IDS];
+		uint64_t page, host;
+		uint32_t when;
+		uint16_t quick;
+		uint8_t listed; /* in which of the two: a bit each */
+	} slot_note[SOFT_SLOT_IDS];
+	unsigned slot_misses;
 	uint16_t slots_list[2][SOFT_SLOT_IDS];
 	unsigned slots_listed[2];
-	uint8_t slot_listed[SOFT_SLOT_IDS]; /* in which of the two: a bit each */
-	uint64_t slot_pages[64];            /* filter, as jc_pages */
+	uint64_t slot_pages[64]; /* filter, as jc_pages */
 	struct {
 		bool pending; /* an exception to deliver before the next instruction */
 		bool has_error;

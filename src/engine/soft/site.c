@@ -7,24 +7,27 @@
 #include "engine/soft/tlb.h"
 
 enum {
-	QUICK = 50000, /* TSC cycles between misses of a site that are too few */
-	TOO_MANY = 8   /* such misses */
+	SAMPLED = 4,    /* of so many misses one is looked at, since asking for the time is dear */
+	QUICK = 200000, /* TSC cycles between such misses of a site that are too few */
+	TOO_MANY = 8    /* such misses */
 };
 
 /* A miss of a site: true if it misses too often. Whoever has its block dropped then may wait for the cache's lock, and only asks
  * the TLB afterwards: the page may be one that begins to be watched meanwhile. */
 static bool count(struct soft_cpu *cpu, unsigned id)
 {
-	uint32_t now = (uint32_t)__builtin_ia32_rdtsc(), since = now - cpu->slot_miss[id].when;
+	if (++cpu->slot_misses % SAMPLED)
+		return false;
+	uint32_t now = (uint32_t)__builtin_ia32_rdtsc(), since = now - cpu->slot_note[id].when;
 
-	cpu->slot_miss[id].when = now;
+	cpu->slot_note[id].when = now;
 	if (since > QUICK) {
-		cpu->slot_miss[id].quick /= 2;
+		cpu->slot_note[id].quick /= 2;
 		return false;
 	}
-	if (++cpu->slot_miss[id].quick < TOO_MANY)
+	if (++cpu->slot_note[id].quick < TOO_MANY)
 		return false;
-	cpu->slot_miss[id].quick = 0;
+	cpu->slot_note[id].quick = 0;
 	return true;
 }
 

@@ -41,7 +41,7 @@ static void empty(struct soft_cpu *cpu, unsigned id)
 	struct soft_slot *slot = slot_of(cpu, id);
 	__atomic_store_n(&slot->tag, EMPTY, __ATOMIC_RELAXED);
 	slot->addend = 0;
-	__atomic_store_n(&cpu->slot_host[id], 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&cpu->slot_note[id].host, 0, __ATOMIC_RELAXED);
 }
 
 static void note_page(struct soft_cpu *cpu, uint64_t linear)
@@ -63,7 +63,7 @@ void soft_slots_flush(struct soft_cpu *cpu, bool global_too)
 	for (unsigned i = 0; i < n; i++) {
 		unsigned id = cpu->slots_list[list][i];
 		empty(cpu, id);
-		cpu->slot_listed[id] &= list ? 1 : 0;
+		cpu->slot_note[id].listed &= list ? 1 : 0;
 	}
 	cpu->slots_listed[1] = 0;
 	if (list)
@@ -87,8 +87,8 @@ void soft_slots_flush_page(struct soft_cpu *cpu, uint64_t linear)
 		if ((tag ^ linear) < SOFT_PAGE_SIZE)
 			empty(cpu, id), tag = EMPTY;
 		/* What an earlier program has used must not be looked at each time. */
-		if (tag == EMPTY && cpu->slot_listed[id] == 1) {
-			cpu->slot_listed[id] = 0;
+		if (tag == EMPTY && cpu->slot_note[id].listed == 1) {
+			cpu->slot_note[id].listed = 0;
 			continue;
 		}
 		cpu->slots_list[0][kept++] = (uint16_t)id;
@@ -104,7 +104,7 @@ void soft_slots_protect(struct soft_cpu *cpu, const uint8_t *page)
 	for (unsigned mmu = 0; mmu < SOFT_MMU_COUNT; mmu++) {
 		for (unsigned i = 0; i < SOFT_SLOTS; i++) {
 			unsigned id = (mmu * 2 + 1) * SOFT_SLOTS + i;
-			uint64_t host = __atomic_load_n(&cpu->slot_host[id], __ATOMIC_RELAXED);
+			uint64_t host = __atomic_load_n(&cpu->slot_note[id].host, __ATOMIC_RELAXED);
 			if (host && (!page || host == (uintptr_t)page))
 				__atomic_store_n(&slot_of(cpu, id)->tag, TAKEN, __ATOMIC_RELAXED);
 		}
@@ -113,9 +113,9 @@ void soft_slots_protect(struct soft_cpu *cpu, const uint8_t *page)
 
 static void list(struct soft_cpu *cpu, unsigned which, unsigned id)
 {
-	if (cpu->slot_listed[id] >> which & 1)
+	if (cpu->slot_note[id].listed >> which & 1)
 		return;
-	cpu->slot_listed[id] |= (uint8_t)(1 << which);
+	cpu->slot_note[id].listed |= (uint8_t)(1 << which);
 	cpu->slots_list[which][cpu->slots_listed[which]++] = (uint16_t)id;
 }
 
@@ -134,9 +134,9 @@ void soft_slot_fill(struct soft_cpu *cpu, unsigned id, uint64_t linear, uint32_t
 	if (!(cpu->tlb_flags[mmu][index] & SOFT_TLB_GLOBAL))
 		list(cpu, 1, id);
 	note_page(cpu, page);
-	cpu->slot_page[id] = page;
+	cpu->slot_note[id].page = page;
 	slot->addend = entry->addend;
-	__atomic_store_n(&cpu->slot_host[id], entry->host, __ATOMIC_RELAXED);
+	__atomic_store_n(&cpu->slot_note[id].host, entry->host, __ATOMIC_RELAXED);
 	__atomic_store_n(&slot->tag, page, __ATOMIC_RELEASE);
 	if (!(how & SOFT_HOW_WRITE))
 		return;
@@ -151,6 +151,6 @@ uint64_t soft_slot_address(const struct soft_cpu *cpu, unsigned id, uint64_t mix
 	uint64_t linear = mixed ^ tag;
 
 	if (tag == TAKEN && (linear >> 48 == TAKEN >> 48 || linear >> 48 == (TAKEN >> 48 ^ 0xffff)))
-		linear = mixed ^ cpu->slot_page[id]; /* taken since the check */
+		linear = mixed ^ cpu->slot_note[id].page; /* taken since the check */
 	return linear;
 }
