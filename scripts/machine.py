@@ -179,8 +179,8 @@ class Machine:
 
 
 class Watch(threading.Thread):
-    """Looks at a Plures process until told to stop, or until it ends: the most kilobytes that it had beside the guest's memory,
-    and the seconds that its CPUs have been ready to run but not running."""
+    """Looks at a Plures process until told to stop, or until it ends: the most kilobytes that it and its children had beside the
+    guest's memory, and the seconds that its CPUs have been ready to run but not running."""
 
     def __init__(self, pid):
         super().__init__(daemon=True)
@@ -196,11 +196,16 @@ class Watch(threading.Thread):
             with contextlib.suppress(OSError, TypeError, IndexError):  # it ends
                 self._look()
 
+    @staticmethod
+    def _beside(pid):
+        mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", pathlib.Path(f"/proc/{pid}/smaps").read_text(), flags=re.M)[1:]
+        return sum(int(re.search(r"^Pss:\s+(\d+) kB", m, re.M)[1]) for m in mappings if "memfd:plures-ram" not in m)
+
     def _look(self):
-        mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", pathlib.Path(f"/proc/{self.pid}/smaps").read_text(), flags=re.M)[1:]
-        kb = sum(int(re.search(r"^Pss:\s+(\d+) kB", m, re.M)[1]) for m in mappings if "memfd:plures-ram" not in m)
+        tasks = list(pathlib.Path(f"/proc/{self.pid}/task").iterdir())
+        kb = sum(self._beside(pid) for pid in [self.pid, *(child for t in tasks for child in (t / "children").read_text().split())])
         self.most, self.looks = max(self.most, kb), self.looks + bool(kb)
-        threads = [t for t in pathlib.Path(f"/proc/{self.pid}/task").iterdir() if (t / "comm").read_text().startswith("vcpu")]
+        threads = [t for t in tasks if (t / "comm").read_text().startswith("vcpu")]
         self.delayed = max(self.delayed, sum(int((t / "schedstat").read_text().split()[1]) for t in threads) / 1e9)
 
 

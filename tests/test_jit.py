@@ -28,11 +28,14 @@ def results(text):
 
 @pytest.mark.parametrize("kind,jobs,cpus,least,options", [
     # How many of the cache's 16 regions were evicted at least: it was filled several times.
-    ("engine", 40, 2, 64, None),
-    ("engine", 20, 2, 200, "small-cache"),
-    pytest.param("engine", 40, 1, 64, None, marks=pytest.mark.slow, id="one-cpu"),
-    pytest.param("compile", 900, 2, 32, None, marks=pytest.mark.slow, id="compile"),
-    pytest.param("engine", 2000, 2, 64 * 50, None, marks=pytest.mark.slow, id="long"),
+    # Ring 3 that runs directly leaves little to translate.
+    pytest.param("engine", 40, 2, 64, "no-direct", id="engine"),
+    pytest.param("engine", 20, 2, 200, "no-direct,small-cache", id="small-cache"),
+    pytest.param("engine", 40, 2, 0, "all-direct", id="all-direct"),
+    pytest.param("engine", 40, 1, 64, "no-direct", marks=pytest.mark.slow, id="one-cpu"),
+    pytest.param("compile", 900, 2, 32, "no-direct", marks=pytest.mark.slow, id="compile"),
+    pytest.param("engine", 2000, 2, 64 * 50, "no-direct", marks=pytest.mark.slow, id="long"),
+    pytest.param("engine", 2000, 2, 0, None, marks=pytest.mark.slow, id="long-mixed"),
 ])
 def test_code_for_ever(plures, kernel, initramfs, stress, tmp_path, kind, jobs, cpus, least, options):
     profile = tmp_path / "profile.json"
