@@ -360,17 +360,17 @@ static bool modrm_follows(const struct insn *insn)
 
 /* ---- rows ---- */
 
-static inline bool mask_fits(unsigned mask, unsigned n)
+static inline unsigned mask_fits(unsigned mask, unsigned n)
 {
-	return (mask == 0) | (mask >> n & 1);
+	return (unsigned)(mask == 0) | (mask >> n & 1);
 }
 
 static inline bool row_fits(const struct insn_row *row, const struct insn *insn, uint32_t wrong)
 {
 	/* All of it, since which of them decides is as good as random. */
-	return !(row->flags & wrong) & mask_fits(row->pp, insn->vpp) & mask_fits(row->slash, (insn->modrm >> 3) & 7) &
-	       mask_fits(row->rm_mask, insn->modrm & 7) & mask_fits(row->sel_w, insn->w) &
-	       mask_fits(row->sel_l, insn->vl);
+	return (unsigned)!(row->flags & wrong) & mask_fits(row->pp, insn->vpp) &
+	       mask_fits(row->slash, (insn->modrm >> 3) & 7) & mask_fits(row->rm_mask, insn->modrm & 7) &
+	       mask_fits(row->sel_w, insn->w) & mask_fits(row->sel_l, insn->vl);
 }
 
 static inline const struct insn_row *find_row(const struct insn *insn, enum insn_mode mode, unsigned first)
