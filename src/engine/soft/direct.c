@@ -35,7 +35,9 @@
 #include <signal.h>
 #include <x86intrin.h>
 
+#include "engine/soft/cache.h"
 #include "engine/soft/profile.h"
+#include "engine/soft/run.h"
 #include "engine/soft/system.h"
 #include "engine/soft/vm.h"
 
@@ -84,9 +86,12 @@ void soft_direct_run(struct soft_cpu *cpu)
 	cpu->branch.to = 0;
 	cpu->direct_stay = ~0ull;
 	soft_heavy_begin(cpu);
-	struct direct_result result = direct_enter(cpu);
-	soft_heavy_end(cpu);
+	soft_fpu_pointers(cpu, cpu->xsave);
 	soft_returns_drop(cpu);
+	cache_leave(cpu->vm->cache, cpu); /* so that nobody has to stop it to evict translations */
+	struct direct_result result = direct_enter(cpu);
+	cache_pass(cpu->vm->cache, cpu);
+	soft_heavy_end(cpu);
 	profile_back(cpu, state);
 	cpu->direct_pass = result.rest == DIRECT_TRANSLATE || result.rest == DIRECT_REFUSED;
 	if (result.rest != DIRECT_REFUSED)
