@@ -327,6 +327,9 @@ bool direct_map_fault(struct direct_map *map, struct soft_cpu *cpu, uint64_t lin
 	    !peek(&walker, linear, &leaf))
 		return false;
 	struct soft_region *region = memory_of(&walker, &leaf);
+	/* What was translated from a page that ring 3 writes is of no use: it would stop each store. */
+	if (region && page && !exec && !region->readonly && soft_region_is_watched(region, leaf.gpa))
+		soft_code_written(cpu->vm, leaf.gpa, SOFT_PAGE_SIZE);
 	unsigned rights = region ? rights_for(&walker, region, &leaf, linear, exec) : 0;
 	if (exec && region && !(rights & DIRECT_EXEC))
 		*sensitive_at(map, linear) = linear;
@@ -363,6 +366,25 @@ static void unmap(struct direct_map *map, struct direct_page *page)
 		direct_map_reset(map);
 }
 
+/* Has a page as the guest's tables have it now: it will be accessed again. */
+static void refresh(struct direct_map *map, struct walker *walker, struct direct_page *page)
+{
+	uint64_t linear = page->linear;
+	struct leaf leaf;
+	struct soft_region *region = peek(walker, linear, &leaf) ? memory_of(walker, &leaf) : NULL;
+	if (!region) {
+		unmap(map, page);
+		return;
+	}
+	unsigned rights = rights_for(walker, region, &leaf, linear, page->gpa & DIRECT_EXEC);
+	if (page->gpa == (leaf.gpa | rights))
+		return;
+	*sensitive_at(map, linear) = 0;
+	page->gpa = leaf.gpa | rights;
+	if (!call_map(map, linear, region, leaf.gpa - region->gpa, rights))
+		direct_map_reset(map);
+}
+
 void direct_map_verify(struct direct_map *map, struct soft_cpu *cpu)
 {
 	struct walker walker = { .cpu = cpu };
@@ -373,15 +395,16 @@ void direct_map_verify(struct direct_map *map, struct soft_cpu *cpu)
 			continue;
 		if (!peek(&walker, page->linear, &leaf) || leaf.gpa != (page->gpa & ~(uint64_t)SOFT_PAGE_MASK) ||
 		    ((page->gpa & DIRECT_WRITE) && !leaf.write) || ((page->gpa & DIRECT_EXEC) && !leaf.exec))
-			unmap(map, page);
+			refresh(map, &walker, page);
 	}
 }
 
-void direct_map_drop(struct direct_map *map, uint64_t linear)
+void direct_map_drop(struct direct_map *map, struct soft_cpu *cpu, uint64_t linear)
 {
+	struct walker walker = { .cpu = cpu };
 	struct direct_page *page = find(map, linear & ~(uint64_t)SOFT_PAGE_MASK);
 	if (page)
-		unmap(map, page);
+		refresh(map, &walker, page);
 }
 
 void direct_map_protect(struct direct_map *map, uint64_t gpa)

@@ -34,10 +34,10 @@ void direct_map_fini(struct direct_map *map);
 bool direct_map_fault(struct direct_map *map, struct soft_cpu *cpu, uint64_t linear, bool exec);
 /* Maps a page that will be accessed, if the guest's page tables have it. */
 void direct_map_ahead(struct direct_map *map, struct soft_cpu *cpu, uint64_t linear);
-/* Unmaps what is no longer as the guest's page tables have it. */
+/* Maps anew, or unmaps, what is no longer as the guest's page tables have it: all, or one page. */
 void direct_map_verify(struct direct_map *map, struct soft_cpu *cpu);
-/* Unmaps one page; or the physical page wherever it can be written. */
-void direct_map_drop(struct direct_map *map, uint64_t linear);
+void direct_map_drop(struct direct_map *map, struct soft_cpu *cpu, uint64_t linear);
+/* Unmaps the physical page wherever it can be written. */
 void direct_map_protect(struct direct_map *map, uint64_t gpa);
 /* Unmaps all. */
 void direct_map_reset(struct direct_map *map);

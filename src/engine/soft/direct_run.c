@@ -148,16 +148,14 @@ static struct direct_space *space_of(struct soft_cpu *cpu)
 static void heed_flushes(struct soft_cpu *cpu, struct direct_space *space)
 {
 	struct soft_direct *d = cpu->direct;
+	/* Those of other spaces' are verified anyway: CR3 was loaded since. */
 	for (unsigned i = 0; i < d->gones; i++) {
-		for (unsigned j = 0; j < SPACES; j++) {
-			struct direct_space *of = &d->spaces->space[j];
-			if (of->cr3 != d->gone[i].cr3 || !of->map.page)
-				continue;
-			if (of->map.large)
-				of->flushes = UINT64_MAX;
-			else
-				direct_map_drop(&of->map, d->gone[i].linear);
-		}
+		if (d->gone[i].cr3 != space->cr3)
+			continue;
+		if (space->map.large)
+			space->flushes = UINT64_MAX;
+		else
+			direct_map_drop(&space->map, cpu, d->gone[i].linear);
 	}
 	d->gones = 0;
 	if (space->flushes == d->flushes)

@@ -86,27 +86,57 @@ static bool looks_like_code(const uint8_t *bytes, unsigned size, unsigned at)
 	return true;
 }
 
-/* Do the instructions from `start` on come to one whose opcode is at `at`, and is that sensitive? */
-static bool met(const uint8_t *bytes, unsigned size, unsigned start, unsigned at)
+/* Is the instruction at `start` the sensitive one whose opcode is at `at`? */
+static bool is_it(const uint8_t *bytes, unsigned size, unsigned start, unsigned at)
 {
 	struct insn insn;
-	while (start <= at && decode(&insn, bytes, size, start)) {
-		if (start + insn.len > at)
-			return at - start <= PREFIXES &&
-			       (sensitive(&insn) || (insn.op == OP_UD && unknown(bytes + at))) &&
-			       looks_like_code(bytes, size, start + insn.len);
-		start += insn.len;
+	return at - start <= PREFIXES && decode(&insn, bytes, size, start) && start + insn.len > at &&
+	       (sensitive(&insn) || (insn.op == OP_UD && unknown(bytes + at))) &&
+	       looks_like_code(bytes, size, start + insn.len);
+}
+
+/* What is known of the places before a suspect: do the instructions from there on come to it? */
+enum verdict { UNKNOWN, NO, YES };
+
+/* Follows the instructions from `start` on, and notes what became of it at each of them. `known` begins at `first`. */
+static enum verdict follow(const uint8_t *bytes, unsigned size, unsigned start, unsigned at, unsigned first,
+			   uint8_t *known)
+{
+	uint8_t path[BEFORE + 1];
+	unsigned n = 0;
+	struct insn insn;
+	enum verdict verdict = UNKNOWN;
+	while (verdict == UNKNOWN) {
+		unsigned place = start - first;
+		if (start > at) {
+			verdict = NO;
+		} else if (known[place]) {
+			verdict = (enum verdict)known[place];
+		} else {
+			path[n++] = (uint8_t)place;
+			if (is_it(bytes, size, start, at))
+				verdict = YES;
+			else if (!decode(&insn, bytes, size, start))
+				verdict = NO;
+			else
+				start += insn.len;
+		}
 	}
-	return false;
+	while (n)
+		known[path[--n]] = (uint8_t)verdict;
+	return verdict;
 }
 
 /* Most of the starts must come to it; `first` is where the known bytes begin. */
 static bool guilty(const uint8_t *bytes, unsigned size, unsigned first, unsigned at)
 {
-	unsigned starts = 0, hits = 0;
+	uint8_t known[BEFORE + 1] = { UNKNOWN };
 	first = at - first > BEFORE ? at - BEFORE : first;
-	for (unsigned start = first; start <= at && starts < STARTS; start++, starts++)
-		hits += met(bytes, size, start, at);
+	if (!is_it(bytes, size, at, at) && (at == first || !is_it(bytes, size, at - 1, at)))
+		return false; /* it would be none, if it were an instruction at all */
+	unsigned starts = at - first + 1 < STARTS ? at - first + 1 : STARTS, hits = 0;
+	for (unsigned i = 0; i < starts; i++)
+		hits += follow(bytes, size, first + i, at, first, known) == YES;
 	return hits * 4 >= starts * 3;
 }
 
