@@ -21,7 +21,7 @@ HEAVY = {"direct_map", "direct_run", "direct_scan", "direct_stub", "dirty", "dis
 ALLOWED = {
     # Its creation and its end. syscall does nothing else, and a failed assertion is the end of the process.
     "cache": {"__assert_fail", "__errno_location", "calloc", "close", "error_errno", "free", "ftruncate64", "ftruncate",
-              "memfd_create", "mmap64", "mmap", "munmap", "syscall"},
+              "madvise", "memfd_create", "mmap64", "mmap", "munmap", "syscall"},
     # A failed assertion.
     "trans_mem": {"__assert_fail"},
     # Bare system calls, and what soft_direct_run calls in heavy state.

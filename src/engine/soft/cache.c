@@ -194,6 +194,12 @@ void cache_destroy(struct soft_cache *cache)
 	free(cache);
 }
 
+void cache_stay(struct soft_cache *cache)
+{
+	madvise(cache->meta, META_SIZE, MADV_DONTFORK);
+	madvise(cache->order, ORDER_SIZE, MADV_DONTFORK);
+}
+
 static unsigned hash_of(uint64_t gpa, uint64_t rip, uint32_t mode)
 {
 	uint64_t h = (gpa ^ (uint64_t)mode << 40 ^ (rip >> 12) << 20) * 0x9e3779b97f4a7c15u;

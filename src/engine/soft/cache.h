@@ -89,6 +89,8 @@ struct soft_cache;
 
 int cache_create(struct soft_cache **cache, struct soft_vm *vm, struct error *err);
 void cache_destroy(struct soft_cache *cache);
+/* From now on a child process has nothing of it but the code. */
+void cache_stay(struct soft_cache *cache);
 
 void cache_lock(struct soft_cache *cache);
 void cache_unlock(struct soft_cache *cache);

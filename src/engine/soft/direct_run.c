@@ -12,8 +12,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <x86intrin.h>
 
+#include "engine/soft/cache.h"
 #include "engine/soft/direct.h"
 #include "engine/soft/direct_map.h"
 #include "engine/soft/direct_stub.h"
@@ -51,6 +53,9 @@ static int create(struct soft_cpu *cpu)
 		free(d);
 		return -ENOMEM;
 	}
+	/* What a stub would throw away need not be given to it. */
+	madvise(cpu, sizeof(*cpu) & ~(size_t)SOFT_PAGE_MASK, MADV_DONTFORK);
+	cache_stay(cpu->vm->cache);
 	__atomic_store_n(&cpu->direct, d, __ATOMIC_RELEASE);
 	return 0;
 }
