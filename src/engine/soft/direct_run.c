@@ -25,7 +25,7 @@
 
 enum { SPACES = 4, USER_CS = 0x33, USER_DS = 0x2b, NEEDED_RFLAGS = RF_IF, XSAVE_HEADER = 512, XSAVE_SOFTWARE = 464 };
 /* Policy: a round is so many runs, of so long on average at least; how long it is off after that; and mending faults. */
-enum { ROUND = 16, SHORTEST_US = 25, OFF_FIRST_MS = 10, OFF_MOST_MS = 1000, MENDS = 2048 };
+enum { ROUND = 16, SHORTEST_US = 25, OFF_FIRST_MS = 10, OFF_MOST_MS = 1000, MENDS = 2048, FAILURES = 8 };
 #define RFLAGS_MINE (FLAG_ARITH | RF_TF | RF_DF | RF_NT | RF_AC | RF_ID)
 
 struct direct_space {
@@ -40,7 +40,8 @@ struct direct_spaces {
 	struct direct_trampoline trampoline;
 	struct direct_space space[SPACES];
 	uint64_t runs;
-	bool denied; /* the host does not let us */
+	unsigned failures; /* of runs, one after the other */
+	bool denied;       /* the host does not let us */
 };
 
 static int create(struct soft_cpu *cpu)
@@ -389,9 +390,13 @@ static bool run(struct soft_cpu *cpu, struct direct_space *space, struct direct_
 			return false;
 		clean_vectors(cpu);
 	}
-	if (broken)
+	if (broken) {
 		direct_stub_end(&space->stub);
-	else if (result->rest != DIRECT_NOTHING)
+		d->spaces->denied = ++d->spaces->failures >= FAILURES;
+		return true;
+	}
+	d->spaces->failures = 0;
+	if (result->rest != DIRECT_NOTHING)
 		judge(cpu, took, mended);
 	return true;
 }
