@@ -109,6 +109,17 @@ LOOP(turns_stack,
      "8]; mov [rsi + 8], rax; add rdx, [rsp - 200]; pop rax; mov [rdi + 8], rdx; pop rdx; add rsi, 8; add rdi, 8; "
      "dec rcx");
 
+/* All registers are used, so three live in memory, and what was stored of them is used at once. */
+LOOP(all_registers, "push r15; lea r11, [rsi + 8]; mov r10, [r11]; lea r15d, [r10 + r11 * 2]; mov [rdi], r15; add "
+		    "r15b, 3; mov ah, [rsi]; mov "
+		    "[r11 + 8], r15w; xchg r10, r11; pop r15; cmp r10, r11; cmovb r11, r15; mov [rdi + 8], r11; movzx "
+		    "r10d, r11b; lea r15, [r15 "
+		    "+ 12]; setc r10b; push r10; pop r11; mov [rbx], r11; mov r10b, [r10 + rsi]; xor r15, r10; movsx "
+		    "eax, r15b; add r8, r9; "
+		    "lea r11, [r15 + r10 + 4]; mov r12, r13; adc r14, r11; mov [rbp], r15d; lea r10, [r10 + 2]; imul "
+		    "rdx, r10; lea rsi, [rsi + "
+		    "8]; lea rdi, [rdi + 16]; dec rcx");
+
 struct pair {
 	void *hot, *plain;
 };
@@ -247,6 +258,7 @@ TEST(turns_moved)
 TEST(turns_in_memory)
 TEST(turns_through)
 TEST(turns_stack)
+TEST(all_registers)
 
 /* A loop that writes over itself, upwards: the copies that were laid out must not outlive the bytes. */
 static void test_own_code(void **state)
@@ -271,25 +283,45 @@ int main(void)
 {
 #define ROW(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		ROW(copies),          ROW(backwards),
-		ROW(indexed),         ROW(vectors),
-		ROW(strided),         ROW(table),
-		ROW(in_memory),       ROW(high),
-		ROW(same_place),      ROW(aligned),
-		ROW(divides),         ROW(flags),
-		ROW(carries),         ROW(many),
-		ROW(own_code),        ROW(chain),
-		ROW(sides),           ROW(side_flags),
-		ROW(side_stack),      ROW(side_writes),
-		ROW(side_memory),     ROW(derived),
-		ROW(columns),         ROW(downwards),
-		ROW(pointer),         ROW(shifted),
-		ROW(turns),           ROW(turns_moved),
-		ROW(turns_in_memory), ROW(turns_through),
-		ROW(turns_stack),     ROW(places),
-		ROW(places_left),     ROW(places_addressed),
-		ROW(places_divide),   ROW(places_aligned),
-		ROW(places_all),      ROW(by_memory),
+		ROW(copies),
+		ROW(backwards),
+		ROW(indexed),
+		ROW(vectors),
+		ROW(strided),
+		ROW(table),
+		ROW(in_memory),
+		ROW(high),
+		ROW(same_place),
+		ROW(aligned),
+		ROW(divides),
+		ROW(flags),
+		ROW(carries),
+		ROW(many),
+		ROW(own_code),
+		ROW(chain),
+		ROW(sides),
+		ROW(side_flags),
+		ROW(side_stack),
+		ROW(side_writes),
+		ROW(side_memory),
+		ROW(derived),
+		ROW(columns),
+		ROW(downwards),
+		ROW(pointer),
+		ROW(shifted),
+		ROW(turns),
+		ROW(turns_moved),
+		ROW(turns_in_memory),
+		ROW(turns_through),
+		ROW(turns_stack),
+		ROW(all_registers),
+		ROW(places),
+		ROW(places_left),
+		ROW(places_addressed),
+		ROW(places_divide),
+		ROW(places_aligned),
+		ROW(places_all),
+		ROW(by_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
