@@ -21,7 +21,8 @@
  *   REGION_FULL      its blocks become unreachable one by one (block_kill): out of the hash and all jump caches, links undone;
  *   REGION_LEAVING   all are; the vCPUs are asked to let go (SOFT_KICK_EVICT), which each does in the dispatcher, where it holds
  *                    no pointers: its return stack is emptied, and it notes the epoch (cache_pass). When all have, or
- *                    were outside of vcpu_run, the blocks are taken off their pages' lists, a few at a time again;
+ *                    were outside of vcpu_run or in ring 3 that runs directly, the blocks are taken off their
+ *                    pages' lists, a few at a time again;
  *   REGION_EMPTY     it can be filled.
  *
  * So blocks are evicted in the order in which they were made, and what is still in use is soon made again.

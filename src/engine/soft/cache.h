@@ -156,7 +156,7 @@ void cache_promote(struct soft_cache *cache, const uint8_t *pc);
 /* The vCPU holds no pointer into the cache, now: not in its return stack, exit_link or x87 state either. To be called upon
  * SOFT_KICK_EVICT, and when it enters vcpu_run. It may hold some from then on. */
 void cache_pass(struct soft_cache *cache, struct soft_cpu *cpu);
-/* It has left vcpu_run, and holds none until it passes. */
+/* It has left vcpu_run, or goes to run ring 3 directly, and holds none until it passes. */
 void cache_leave(struct soft_cache *cache, struct soft_cpu *cpu);
 
 #endif
