@@ -25,7 +25,7 @@ ALLOWED = {
     # A failed assertion.
     "trans_mem": {"__assert_fail"},
     # Bare system calls, and what soft_direct_run calls in heavy state.
-    "direct": {"sched_yield", "kill", "direct_enter"},
+    "direct": {"usleep", "kill", "direct_enter"},
     # Between heavy_begin and heavy_end: tracing, and why a VM stops.
     "fault": {"fprintf", "vsnprintf"},
     # The same: locks that may wait.

@@ -31,8 +31,8 @@
  */
 #include "engine/soft/direct.h"
 
-#include <sched.h>
 #include <signal.h>
+#include <unistd.h>
 #include <x86intrin.h>
 
 #include "engine/soft/cache.h"
@@ -102,13 +102,20 @@ void soft_direct_run(struct soft_cpu *cpu)
 		soft_raise_db(cpu, DR6_BS);
 }
 
+/* Between two looks at something that takes microseconds; sched_yield may cost a thread its turn. */
+static void wait_a_little(void)
+{
+	enum { US = 20 };
+	usleep(US);
+}
+
 void soft_direct_protect(struct soft_cpu *cpu, uint64_t gpa)
 {
 	struct soft_direct *d = __atomic_load_n(&cpu->direct, __ATOMIC_ACQUIRE);
 	if (!d)
 		return;
 	while (atomic_exchange_explicit(&d->lock, 1, memory_order_acquire))
-		sched_yield();
+		wait_a_little();
 	if (gpa == SOFT_EVERY_PAGE || d->revokeds >= DIRECT_REVOKED)
 		d->revokeds = DIRECT_REVOKED + 1;
 	else
@@ -120,7 +127,7 @@ void soft_direct_protect(struct soft_cpu *cpu, uint64_t gpa)
 		return;
 	kill(pid, SIGUSR1);
 	while (atomic_load(&cpu->direct_pid) == pid && atomic_load(&d->revoke))
-		sched_yield();
+		wait_a_little();
 }
 
 uint32_t soft_kick(struct soft_cpu *cpu, uint32_t what)

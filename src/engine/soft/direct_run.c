@@ -6,13 +6,13 @@
  * that comes. A fault whose page the guest's tables have is mended here, and the stub goes on.
  */
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <x86intrin.h>
 
 #include "engine/soft/cache.h"
@@ -176,7 +176,7 @@ static void heed_revokes(struct soft_direct *d)
 	if (!atomic_load(&d->revoke))
 		return;
 	while (atomic_exchange_explicit(&d->lock, 1, memory_order_acquire))
-		sched_yield();
+		usleep(1);
 	for (unsigned i = 0; i < SPACES; i++) {
 		struct direct_map *map = &d->spaces->space[i].map;
 		if (!map->page)
@@ -269,15 +269,15 @@ static void clean_vectors(struct soft_cpu *cpu)
 
 /* ---- Why it has stopped ---- */
 
-/* The INT3 that a trap came from, in one byte or in two. */
+/* The INT1 or INT3 that a trap came from, the latter in one byte or in two. */
 static uint64_t breakpoint(struct soft_cpu *cpu, uint64_t rip)
 {
-	enum { INT3 = 0xcc };
+	enum { INT1 = 0xf1, INT3 = 0xcc };
 	struct soft_walk walk;
 	const uint8_t *byte = NULL;
 	if (soft_walk(cpu, rip - 1, SOFT_READ, true, false, &walk))
 		byte = soft_gpa_to_hva(cpu->vm, walk.gpa, NULL, NULL);
-	return byte && *byte == INT3 ? rip - 1 : rip - 2;
+	return byte && (*byte == INT3 || *byte == INT1) ? rip - 1 : rip - 2;
 }
 
 /* Looks at why a stub has stopped, with its registers in *regs. True: it can go on. */
