@@ -318,11 +318,16 @@ static _Atomic uint8_t *page_flags(struct soft_vm *vm, uint64_t gpa)
 	return r ? &r->page_flags[(gpa - r->gpa) >> 12] : NULL;
 }
 
-/* The list of the blocks that depend on a page of memory. */
-static struct soft_block **page_blocks(struct soft_vm *vm, uint64_t gpa)
+static struct soft_page_code *page_code(struct soft_vm *vm, uint64_t gpa)
 {
 	struct soft_region *r = memory_of(vm, gpa);
-	return &r->page_blocks[(gpa - r->gpa) >> 12];
+	return &r->page_code[(gpa - r->gpa) >> 12];
+}
+
+/* The bits of soft_page_code.lines for bytes [lo, hi). */
+static uint64_t lines_of(unsigned lo, unsigned hi)
+{
+	return lo < hi ? ~UINT64_C(0) << (lo >> 6) & ~UINT64_C(0) >> (63 - ((hi - 1) >> 6)) : 0;
 }
 
 void cache_watch_page(struct soft_cache *cache, uint64_t gpa)
@@ -355,7 +360,14 @@ static unsigned which_page(const struct soft_block *block, uint64_t page_gpa)
 static void page_add(struct soft_cache *cache, uint64_t gpa, struct soft_block *block, unsigned which)
 {
 	gpa &= ~0xfffULL;
-	struct soft_block **head = page_blocks(cache->vm, gpa);
+	struct soft_page_code *code = page_code(cache->vm, gpa);
+	struct soft_block **head = &code->blocks;
+	if (!*head)
+		code->lines = 0;
+	if ((block->gpa & ~0xfffULL) == gpa)
+		code->lines |= lines_of(block->lo, block->hi);
+	if (block->gpa2 == gpa)
+		code->lines |= lines_of(0, block->hi2);
 	block->page_next[which] = *head;
 	block->page_prev[which] = head;
 	if (*head)
@@ -588,9 +600,13 @@ static void drop_written(struct soft_cache *cache, struct soft_block *b)
 
 static bool page_written(struct soft_cache *cache, uint64_t page_gpa, unsigned lo, unsigned hi)
 {
+	struct soft_page_code *code = page_code(cache->vm, page_gpa);
 	struct soft_block *next;
 	bool any = false;
-	for (struct soft_block *b = *page_blocks(cache->vm, page_gpa); b; b = next) {
+	/* Most stores are to data beside the code. */
+	if (code->blocks && !(code->lines & lines_of(lo, hi)))
+		return false;
+	for (struct soft_block *b = code->blocks; b; b = next) {
 		unsigned which = which_page(b, page_gpa);
 		next = b->page_next[which];
 		if (!block_overlaps(b, page_gpa, lo, hi))
@@ -599,7 +615,7 @@ static bool page_written(struct soft_cache *cache, uint64_t page_gpa, unsigned l
 		page_remove(b, which);
 		any = true; /* of a dead block, too: the store may be its own */
 	}
-	if (!*page_blocks(cache->vm, page_gpa))
+	if (!code->blocks)
 		atomic_fetch_and(page_flags(cache->vm, page_gpa), (uint8_t)~SOFT_PAGE_CODE);
 	return any;
 }

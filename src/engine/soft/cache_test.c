@@ -123,7 +123,7 @@ static void test_eviction(void **state)
 
 	assert_ptr_not_equal(ram, MAP_FAILED);
 	vm.region[vm.regions++] = (struct soft_region){ .size = size, .hva = ram, .page_flags = calloc(PAGES + 1, 1) };
-	vm.region[0].page_blocks = calloc(PAGES + 1, sizeof(*vm.region[0].page_blocks));
+	vm.region[0].page_code = calloc(PAGES + 1, sizeof(*vm.region[0].page_code));
 	assert_int_equal(cache_create(&vm.cache, &vm, &err), 0);
 	for (unsigned i = 0; i < THREADS; i++) {
 		vm.cpu[i] = calloc(1, sizeof(*vm.cpu[i]));
@@ -144,13 +144,13 @@ static void test_eviction(void **state)
 		soft_code_written(&vm, i * 0x1000, 1);
 		assert_null(cache_find(vm.cache, i * 0x1000, i * 0x1000, 0));
 		assert_int_equal(vm.region[0].page_flags[i], 0);
-		assert_null(vm.region[0].page_blocks[i]);
+		assert_null(vm.region[0].page_code[i].blocks);
 	}
 	for (unsigned i = 0; i < THREADS; i++)
 		free(vm.cpu[i]);
 	cache_destroy(vm.cache);
 	free((void *)vm.region[0].page_flags);
-	free(vm.region[0].page_blocks);
+	free(vm.region[0].page_code);
 	munmap(ram, size);
 }
 

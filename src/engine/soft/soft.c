@@ -142,7 +142,7 @@ static void soft_vm_destroy(struct engine_vm *vm)
 		return;
 	for (unsigned i = 0; i < vm->soft.regions; i++) {
 		free((void *)vm->soft.region[i].page_flags);
-		free(vm->soft.region[i].page_blocks);
+		free(vm->soft.region[i].page_code);
 	}
 	cache_destroy(vm->soft.cache);
 	if (vm->soft.perf_map)
@@ -249,10 +249,10 @@ static int soft_vm_map(struct engine_vm *vm, uint64_t gpa, void *hva, int fd, ui
 		return error_set(err, -ENOSPC, "more than %d memory regions", SOFT_MAX_REGIONS);
 	struct soft_region *r = &s->region[s->regions];
 	r->page_flags = calloc(size >> 12, 1);
-	r->page_blocks = calloc(size >> 12, sizeof(*r->page_blocks)); /* touched only for pages with code */
-	if (!r->page_flags || !r->page_blocks) {
+	r->page_code = calloc(size >> 12, sizeof(*r->page_code)); /* touched only for pages with code */
+	if (!r->page_flags || !r->page_code) {
 		free((void *)r->page_flags);
-		free(r->page_blocks);
+		free(r->page_code);
 		return error_set(err, -ENOMEM, "out of memory");
 	}
 	r->gpa = gpa;

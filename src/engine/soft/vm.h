@@ -15,12 +15,18 @@ struct soft_cache;
 
 enum { SOFT_MAX_REGIONS = 16, SOFT_MAX_VCPUS = 64 };
 
+/* cache.c's own, of a page: the blocks that depend on it, and on which 64 bytes of it: a bit each, some maybe stale. */
+struct soft_page_code {
+	struct soft_block *blocks;
+	uint64_t lines;
+};
+
 struct soft_region {
 	uint64_t gpa, size;
 	uint8_t *hva;
-	_Atomic uint8_t *page_flags;     /* a byte a page: SOFT_PAGE_* */
-	struct soft_block **page_blocks; /* and a list: what was translated from it (cache.c's) */
-	int fd;                          /* what hva maps, from its beginning; or -1 */
+	_Atomic uint8_t *page_flags;      /* a byte a page: SOFT_PAGE_* */
+	struct soft_page_code *page_code; /* and what was translated from it */
+	int fd;                           /* what hva maps, from its beginning; or -1 */
 	bool readonly;
 };
 /* A page with any of them is *watched*: no write tag for it is in a TLB, so that each store comes to soft_code_written. */
