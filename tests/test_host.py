@@ -176,12 +176,12 @@ def overhead(pid):
 
 @pytest.mark.parametrize("memory,cpus", [("512M", 1), ("512M", 2), ("6G", 2)])
 def test_memory_beyond_the_guests(plures, kernel, initramfs, suite, memory, cpus):
-    """Under 64 MB after a boot and a run of the whole suite, which touches much code."""
+    """Under 80 MB after a boot and a run of the whole suite, which fills half of what translations have (68 MB with their metadata)."""
     archive = initramfs("suite >/dev/null 2>&1; echo idle; sleep 1000", {"bin/suite": suite(64)})
     with idle_machine(kernel, lambda _: archive, memory, cpus) as vm:
         megabytes = overhead(vm.pid)
         listing = "\n".join(f"{name or 'anonymous'} {kb} kB" for _, name, kb in mappings(vm.pid) if kb > 1024)
-    assert megabytes < 64, f"{megabytes:.0f} MB beside the guest's memory:\n{listing}"
+    assert megabytes < 80, f"{megabytes:.0f} MB beside the guest's memory:\n{listing}"
 
 
 def test_untouched_memory_is_not_taken(plures, kernel, initramfs):
