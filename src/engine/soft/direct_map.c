@@ -306,8 +306,14 @@ static uint64_t *sensitive_at(struct direct_map *map, uint64_t linear)
 	return &map->sensitive[linear >> 12 & (DIRECT_SENSITIVE - 1)];
 }
 
-bool direct_map_fault(struct direct_map *map, struct soft_cpu *cpu, uint64_t linear, bool exec)
+static bool is_page_of(uint64_t page, uint64_t linear)
 {
+	return page == (linear & ~(uint64_t)SOFT_PAGE_MASK);
+}
+
+bool direct_map_fault(struct direct_map *map, struct soft_cpu *cpu, uint64_t linear, uint64_t rip)
+{
+	bool exec = linear - rip < INSN_MAX_LEN;
 	struct walker walker = { .cpu = cpu };
 	struct soft_walk walk;
 	struct leaf leaf;
@@ -315,8 +321,11 @@ bool direct_map_fault(struct direct_map *map, struct soft_cpu *cpu, uint64_t lin
 	if (!mappable(linear) || (exec && *sensitive_at(map, linear) == linear))
 		return false;
 	const struct direct_page *page = find(map, linear); /* later only: was there one? */
-	if (page && (page->gpa & DIRECT_EXEC))
-		exec = false; /* it can't have been that: the instruction writes where it stands */
+	if (page && (page->gpa & DIRECT_EXEC)) {
+		exec = false; /* it can't have been that */
+		if (is_page_of(linear, rip) || is_page_of(linear, rip + INSN_MAX_LEN - 1))
+			return false; /* the instruction writes where it stands: a page can't be made fit for it */
+	}
 	if (page && !exec && (page->gpa & DIRECT_WRITE))
 		return false;
 	if (!soft_walk(cpu, linear,

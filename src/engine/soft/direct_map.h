@@ -29,9 +29,9 @@ struct direct_map {
 int direct_map_init(struct direct_map *map);
 void direct_map_fini(struct direct_map *map);
 
-/* Makes the page of `linear`, which faulted, accessible as the guest's page tables have it, and some around it. False: not
+/* Makes the page of `linear`, which faulted in the instruction at rip, accessible as the guest's page tables have it, and some around it. False: not
  * possible, so that what faulted is to be done by translation. */
-bool direct_map_fault(struct direct_map *map, struct soft_cpu *cpu, uint64_t linear, bool exec);
+bool direct_map_fault(struct direct_map *map, struct soft_cpu *cpu, uint64_t linear, uint64_t rip);
 /* Maps a page that will be accessed, if the guest's page tables have it. */
 void direct_map_ahead(struct direct_map *map, struct soft_cpu *cpu, uint64_t linear);
 /* Maps anew, or unmaps, what is no longer as the guest's page tables have it: all, or one page. */

@@ -26,6 +26,7 @@
 enum { SPACES = 4, USER_CS = 0x33, USER_DS = 0x2b, NEEDED_RFLAGS = RF_IF, XSAVE_HEADER = 512, XSAVE_SOFTWARE = 464 };
 /* Policy: a round is so many runs, of so long on average at least; how long it is off after that; and mending faults. */
 enum { ROUND = 16, SHORTEST_US = 25, OFF_FIRST_MS = 10, OFF_MOST_MS = 1000, MENDS = 2048, FAILURES = 8 };
+enum { SECCOMP_STOP = 1 }; /* SYS_SECCOMP of asm-generic/siginfo.h: libc has no name for it */
 #define RFLAGS_MINE (FLAG_ARITH | RF_TF | RF_DF | RF_NT | RF_AC | RF_ID)
 
 struct direct_space {
@@ -269,15 +270,39 @@ static void clean_vectors(struct soft_cpu *cpu)
 
 /* ---- Why it has stopped ---- */
 
-/* The INT1 or INT3 that a trap came from, the latter in one byte or in two. */
-static uint64_t breakpoint(struct soft_cpu *cpu, uint64_t rip)
+/* A byte of the guest's code; 0 where there is none. */
+static uint8_t code_byte(struct soft_cpu *cpu, uint64_t linear)
 {
-	enum { INT1 = 0xf1, INT3 = 0xcc };
 	struct soft_walk walk;
 	const uint8_t *byte = NULL;
-	if (soft_walk(cpu, rip - 1, SOFT_READ, true, false, &walk))
+	if (soft_walk(cpu, linear, SOFT_READ, true, false, &walk))
 		byte = soft_gpa_to_hva(cpu->vm, walk.gpa, NULL, NULL);
-	return byte && (*byte == INT3 || *byte == INT1) ? rip - 1 : rip - 2;
+	return byte ? *byte : 0;
+}
+
+/* The INT3, in one byte or in two, or INT1 that a SIGTRAP came from. Some hosts that are guests stop at an INT1 in place of
+ * behind it. */
+static uint64_t breakpoint(struct soft_cpu *cpu, uint64_t rip, int code)
+{
+	enum { INT3 = 0xcc, INT1 = 0xf1 };
+	if (code == TRAP_BRKPT)
+		return code_byte(cpu, rip - 1) == INT1 ? rip - 1 : rip;
+	return code_byte(cpu, rip - 1) == INT3 ? rip - 1 : rip - 2;
+}
+
+/* INT 4 is what ring 3 may say, too, and Linux makes a SIGSEGV of it like of #GP; but only faults set RF. */
+static bool is_overflow(struct soft_cpu *cpu, const struct user_regs_struct *regs)
+{
+	enum { INT = 0xcd, OVERFLOW = 4 };
+	return !(regs->eflags & RF_RF) && code_byte(cpu, regs->rip - 1) == OVERFLOW &&
+	       code_byte(cpu, regs->rip - 2) == INT;
+}
+
+/* A call into the vsyscall page is what the host's kernel does itself, or our filter forbids: it has returned from it then. */
+static void undo_vsyscall(struct user_regs_struct *regs, const struct direct_event *event)
+{
+	regs->rip = event->address;
+	regs->rsp -= 8;
 }
 
 /* Looks at why a stub has stopped, with its registers in *regs. True: it can go on. */
@@ -293,27 +318,32 @@ static bool stopped(struct soft_cpu *cpu, struct direct_space *space, struct use
 	}
 	switch (event->signal) {
 	case SIGSEGV:
+		if (event->code == SI_KERNEL && is_overflow(cpu, regs))
+			regs->rip -= 2;
 		if (event->code <= 0 || event->code == SI_KERNEL)
 			break;
-		if (direct_map_fault(&space->map, cpu, event->address, event->address - regs->rip < INSN_MAX_LEN)) {
+		if (direct_map_fault(&space->map, cpu, event->address, regs->rip)) {
 			profile_count(cpu, PROFILE_DIRECT_MAPPED);
 			return true;
 		}
-		if (event->address == regs->rip)
+		if (event->address >> 12 == regs->rip >> 12)
 			cpu->direct_stay = regs->rip >> 12;
 		else
 			cpu->direct->faulted = event->address;
 		break;
 	case SIGTRAP:
 		if (event->code == SI_KERNEL || event->code == TRAP_BRKPT)
-			regs->rip = breakpoint(cpu, regs->rip);
+			regs->rip = breakpoint(cpu, regs->rip, event->code);
 		else
 			result->rest = DIRECT_STEP_TRAP;
+		break;
+	case SIGSYS:
+		if (event->code == SECCOMP_STOP)
+			undo_vsyscall(regs, event);
 		break;
 	case SIGBUS:
 	case SIGFPE:
 	case SIGILL:
-	case SIGSYS:
 		break;
 	default: /* a kick, or something that somebody sent */
 		result->rest = DIRECT_NOTHING;
