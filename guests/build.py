@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles what runs in test machines: the tiny guests (guests/tiny), the program suite (guests/suite), the stress program
-(guests/stress) and the programs whose speed is measured (bench/programs).
+"""Compiles what runs in test machines: the tiny guests (guests/tiny), the program suite (guests/suite), what user mode can
+do (guests/ring3), the stress program (guests/stress) and the programs whose speed is measured (bench/programs).
 
     build.py               compiles everything, prints the paths
     build.py hello ...     only these tiny guests
@@ -86,6 +86,14 @@ def stress():
                       sorted(folder.glob("*.c")), sorted(folder.glob("*.h")), ["-ltcc", "-lm"])
 
 
+def ring3():
+    """The program of guests/ring3, with the suite's beginning. Functions have pages of their own: a page with CPUID is never run directly."""
+    folder, suite_folder = HERE / "ring3", HERE / "suite"
+    return compile_to("ring3", ["-std=gnu17", "-D_GNU_SOURCE", "-O2", "-static", "-no-pie", "-fno-pie", "-pthread", "-mno-red-zone", "-fno-strict-aliasing",
+                                "-falign-functions=4096", "-fcf-protection=none", f"-I{suite_folder}"],
+                      [suite_folder / "suite.c", *sorted(folder.glob("*.c"))], [suite_folder / "suite.h"])
+
+
 def speed():
     """Paths of the programs that ./dev bench speed measures, by their names in the guest. Kept with the build: two trees
     that share a cache may measure different programs."""
@@ -106,7 +114,7 @@ def main():
         for name in sys.argv[1:] or tiny_names():
             print(tiny(name))
         if not sys.argv[1:]:
-            print(suite(64), suite(32), stress(), speed()["speed"], sep="\n")
+            print(suite(64), suite(32), ring3(), stress(), speed()["speed"], sep="\n")
     except BuildError as e:
         sys.exit(str(e))
 
