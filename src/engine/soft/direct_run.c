@@ -316,11 +316,11 @@ static bool stopped(struct soft_cpu *cpu, struct direct_space *space, struct use
 		profile_count(cpu, PROFILE_DIRECT_SYSCALL);
 		return false;
 	}
-	switch (event->signal) {
+	switch (event->code <= 0 ? SIGUSR1 : event->signal) { /* what somebody sent concerns no instruction */
 	case SIGSEGV:
 		if (event->code == SI_KERNEL && is_overflow(cpu, regs))
 			regs->rip -= 2;
-		if (event->code <= 0 || event->code == SI_KERNEL)
+		if (event->code == SI_KERNEL)
 			break;
 		if (direct_map_fault(&space->map, cpu, event->address, regs->rip)) {
 			profile_count(cpu, PROFILE_DIRECT_MAPPED);
@@ -345,7 +345,7 @@ static bool stopped(struct soft_cpu *cpu, struct direct_space *space, struct use
 	case SIGFPE:
 	case SIGILL:
 		break;
-	default: /* a kick, or something that somebody sent */
+	default: /* a kick, or the like */
 		result->rest = DIRECT_NOTHING;
 		profile_count(cpu, PROFILE_DIRECT_KICK);
 		return false;
