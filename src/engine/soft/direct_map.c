@@ -184,7 +184,7 @@ static bool call_unmap(struct direct_map *map, uint64_t linear)
 		last->argument[1] += SOFT_PAGE_SIZE;
 		return true;
 	}
-	if (map->calls == DIRECT_CALLS)
+	if (!map->call || map->calls == DIRECT_CALLS)
 		return false;
 	map->call[map->calls++] = (struct direct_call){ SYS_munmap, { linear, SOFT_PAGE_SIZE } };
 	return true;
@@ -201,7 +201,7 @@ static bool call_map(struct direct_map *map, uint64_t linear, const struct soft_
 		last->argument[1] += SOFT_PAGE_SIZE;
 		return true;
 	}
-	if (map->calls == DIRECT_CALLS)
+	if (!map->call || map->calls == DIRECT_CALLS)
 		return false;
 	map->call[map->calls++] = (struct direct_call){ SYS_mmap, { linear, SOFT_PAGE_SIZE, prot, flags, fd, offset } };
 	return true;

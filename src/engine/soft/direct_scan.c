@@ -102,7 +102,7 @@ enum verdict { UNKNOWN, NO, YES };
 static enum verdict follow(const uint8_t *bytes, unsigned size, unsigned start, unsigned at, unsigned first,
 			   uint8_t *known)
 {
-	uint8_t path[BEFORE + 1];
+	uint8_t path[BEFORE + 1] = { 0 };
 	unsigned n = 0;
 	struct insn insn;
 	enum verdict verdict = UNKNOWN;

@@ -52,9 +52,11 @@ __asm__(".pushsection .rodata\n"
 	"mov 32(%rbx), %r10\n mov 40(%rbx), %r8\n mov 48(%rbx), %r9\n"
 	"syscall\n cmp $-4095, %rax\n jae 2f\n add $56, %rbx\n jmp 1b\n"
 	"2: int3\n"
-	"direct_code_end:\n"
+	".balign 8\n"
+	"direct_code_size: .quad . - direct_code\n"
 	".popsection\n");
-extern const uint8_t direct_code[], direct_code_end[];
+extern const uint8_t direct_code[];
+extern const uint64_t direct_code_size;
 
 int direct_trampoline_init(struct direct_trampoline *trampoline)
 {
@@ -68,7 +70,7 @@ int direct_trampoline_init(struct direct_trampoline *trampoline)
 	pages = mmap(NULL, DIRECT_STUB_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, trampoline->fd, 0);
 	if (pages == MAP_FAILED)
 		goto fail;
-	memcpy(pages, direct_code, (size_t)(direct_code_end - direct_code));
+	memcpy(pages, direct_code, direct_code_size);
 	trampoline->call = (struct direct_call *)(void *)(pages + CODE_PAGE);
 	return 0;
 fail:
