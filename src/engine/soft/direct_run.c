@@ -449,7 +449,7 @@ struct direct_result direct_enter(struct soft_cpu *cpu)
 	if (!cpu->direct->spaces->denied)
 		space = space_of(cpu);
 	if (!space) {
-		soft_computing(cpu)->on = false;
+		cpu->all_direct = soft_computing(cpu)->on = false;
 		soft_computing(cpu)->off_until = UINT64_MAX;
 		return result;
 	}
