@@ -389,6 +389,7 @@ static void refresh(struct direct_map *map, struct walker *walker, struct direct
 	if (page->gpa == (leaf.gpa | rights))
 		return;
 	*sensitive_at(map, linear) = 0;
+	map->large |= leaf.large;
 	page->gpa = leaf.gpa | rights;
 	if (!call_map(map, linear, region, leaf.gpa - region->gpa, rights))
 		direct_map_reset(map);
@@ -405,6 +406,8 @@ void direct_map_verify(struct direct_map *map, struct soft_cpu *cpu)
 		if (!peek(&walker, page->linear, &leaf) || leaf.gpa != (page->gpa & ~(uint64_t)SOFT_PAGE_MASK) ||
 		    ((page->gpa & DIRECT_WRITE) && !leaf.write) || ((page->gpa & DIRECT_EXEC) && !leaf.exec))
 			refresh(map, &walker, page);
+		else
+			map->large |= leaf.large; /* the guest may have made one of small ones, in place */
 	}
 }
 
