@@ -3,6 +3,7 @@
 boot a guest do it on QEMU's TCG instead, which is how the guests themselves are tested."""
 import os
 import pathlib
+import re
 import shutil
 import sys
 
@@ -126,3 +127,17 @@ def tiny():
 def tool():
     """tool(name): a program of guests/tools as a file for initramfs."""
     return lambda name: {f"bin/{name}": guest_build.tool(name)}
+
+
+@pytest.fixture(scope="session")
+def stress():
+    """The program of random work (guests/stress)."""
+    try:
+        return guest_build.stress()
+    except guest_build.BuildError as e:
+        pytest.skip(f"the stress program can't be compiled here (libtcc-dev?): {e}")
+
+
+def job_results(text):
+    """The lines in which that program says what came out of its jobs."""
+    return re.findall(r"(?m)^jobs \d+ to \d+: \w+$", text)

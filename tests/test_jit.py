@@ -2,28 +2,15 @@
 """Guests that make code for ever: the translations' memory is filled again and again, what they compute is what the host computes,
 and the process stays small."""
 import json
-import re
 import subprocess
 
 import pytest
-from conftest import guest_build, machine
+from conftest import job_results, machine
 
 pytestmark = pytest.mark.plures
 
 MOST_KB = 128 << 10  # that a guest of 512 MB may take beyond its memory
 SEED = 7
-
-
-@pytest.fixture(scope="module")
-def stress():
-    try:
-        return guest_build.stress()
-    except guest_build.BuildError as e:
-        pytest.skip(f"the stress program can't be compiled here (libtcc-dev?): {e}")
-
-
-def results(text):
-    return re.findall(r"(?m)^jobs \d+ to \d+: \w+$", text)
 
 
 @pytest.mark.parametrize("kind,jobs,cpus,least,options", [
@@ -49,7 +36,7 @@ def test_code_for_ever(plures, kernel, initramfs, stress, tmp_path, kind, jobs, 
     said = vm.output[-3000:] + vm.errors
     assert vm.code == 0 and "== end\nstatus 0\n" in vm.output, said
     here = subprocess.run([stress, *work.split()], capture_output=True, text=True, timeout=60 + jobs)
-    assert here.returncode == 0 and results(here.stdout) and results(here.stdout) == results(vm.output), said
+    assert here.returncode == 0 and job_results(here.stdout) and job_results(here.stdout) == job_results(vm.output), said
     assert json.loads(profile.read_text())["evicted"] >= least
     assert watch.looks and 0 < watch.most < MOST_KB, f"{watch.most} kB beyond guest memory, {watch.looks} looks"
     print(f"{watch.most} kB beyond guest memory, {watch.looks} looks")

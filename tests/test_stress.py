@@ -1,26 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Minutes of random work in a guest (guests/stress: a compiler, code that is written and changed, forks, mappings, signals,
 threads) give what the same work gives on the host."""
-import re
 import subprocess
 
 import pytest
-from conftest import guest_build, machine
+from conftest import job_results, machine
 
 # QEMU's TCG fails: with two CPUs, a thread that changes code which another one runs calls the old.
 pytestmark = pytest.mark.plures
-
-
-@pytest.fixture(scope="module")
-def stress():
-    try:
-        return guest_build.stress()
-    except guest_build.BuildError as e:
-        pytest.skip(f"the stress program can't be compiled here (libtcc-dev?): {e}")
-
-
-def results(text):
-    return re.findall(r"(?m)^jobs \d+ to \d+: \w+$", text)
 
 
 @pytest.mark.parametrize("seconds,seed,options", [
@@ -41,10 +28,10 @@ def test_stress(plures, kernel, initramfs, stress, seconds, seed, options):
                           options=["--engine-options", options] if options else []), timeout=3 * seconds + 90)
     said = vm.output[-3000:] + vm.errors
     assert vm.code == 0 and "== end\nstatus 0\n" in vm.output, said
-    there = results(vm.output)
+    there = job_results(vm.output)
     # On a slow host, too, each kind of job was done once.
     assert there, said
     here = subprocess.run([stress, str(seed), "jobs", str(20 * len(there))], capture_output=True, text=True, timeout=3 * seconds + 90)
     assert here.returncode == 0, here.stdout[-1000:]
-    different = [f"{a} here, {b} in the guest" for a, b in zip(results(here.stdout), there) if a != b]
-    assert not different and len(results(here.stdout)) == len(there), "\n".join(different[:5])
+    different = [f"{a} here, {b} in the guest" for a, b in zip(job_results(here.stdout), there) if a != b]
+    assert not different and len(job_results(here.stdout)) == len(there), "\n".join(different[:5])
